@@ -1,0 +1,3 @@
+//! The `ferrolet` binary: behaves as the kubelet when installed as /usr/bin/kubelet.
+
+fn main() {}

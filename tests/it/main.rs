@@ -1,0 +1,4 @@
+//! The one integration binary: the layer test, component tests on a fake runtime, node tests on the real thing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
