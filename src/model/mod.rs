@@ -1,0 +1,18 @@
+//! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
+//! sums, Linux resource values, hashes, observed container states, the clock.
+//!
+//! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
+
+pub mod clock;
+pub mod container_resources;
+pub mod field_ref;
+pub mod go_duration;
+pub mod hash;
+pub mod linux_resources;
+pub mod observation;
+pub mod pod;
+pub mod qos;
+pub mod quantity;
+pub mod resources;
+
+pub use k8s_openapi::jiff::{SignedDuration, Timestamp};
