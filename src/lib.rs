@@ -5,3 +5,4 @@
 //! none above; `tests/it/layers.rs` holds the modules to it.
 
 pub mod model;
+pub mod sys;
