@@ -1,0 +1,261 @@
+//! Everything that the runtime holds, grouped by pod, and what of it changed since the last look. Pure.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
+use crate::model::Timestamp;
+use crate::model::clock;
+use crate::model::pod::{CONFIG_SOURCE_ANNOTATION, PodKey, PodUid};
+
+use super::cri;
+use super::labels;
+
+/// What the runtime holds of one pod, as its lists tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimePod {
+    /// From the labels of the sandboxes and containers.
+    pub key: PodKey,
+    /// It came from a file or URL of the node, not from the API (annotation `kubernetes.io/config.source`).
+    pub is_static: bool,
+    /// Its sandboxes, newest first.
+    pub sandboxes: Vec<ListedSandbox>,
+    /// Its containers, newest first.
+    pub containers: Vec<ListedContainer>,
+}
+
+/// A sandbox as listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedSandbox {
+    /// The runtime's id.
+    pub id: String,
+    /// Counted up each time the pod's sandbox is made again.
+    pub attempt: u32,
+    /// Creation time.
+    pub created_at: Timestamp,
+    /// Whether the runtime calls it ready.
+    pub ready: bool,
+}
+
+/// A container as listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedContainer {
+    /// The runtime's id.
+    pub id: String,
+    /// The sandbox it belongs to.
+    pub sandbox_id: String,
+    /// Its name in the pod spec.
+    pub name: String,
+    /// Creation time.
+    pub created_at: Timestamp,
+    /// Its state.
+    pub state: ListedState,
+}
+
+/// A container's state as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListedState {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Ended.
+    Exited,
+    /// The runtime does not know; to be taken as running.
+    Unknown,
+}
+
+impl RuntimePod {
+    /// Whether anything of the pod may run: a container that has not ended, or a ready sandbox.
+    pub fn is_anything_running(&self) -> bool {
+        let runs = |c: &ListedContainer| matches!(c.state, ListedState::Running | ListedState::Unknown);
+        self.containers.iter().any(runs) || self.sandboxes.iter().any(|s| s.ready)
+    }
+
+    fn summary(&self) -> u64 {
+        let sandboxes = self.sandboxes.iter().map(|s| (s.id.as_str(), None, s.ready));
+        let containers = self.containers.iter().map(|c| (c.id.as_str(), Some(c.state), false));
+        let mut objects: Vec<_> = sandboxes.chain(containers).collect();
+        objects.sort_unstable_by_key(|object| object.0);
+        let mut hasher = fnv::FnvHasher::default();
+        objects.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Groups lists by pod, ordered by UID. What carries no pod UID label was not made by a kubelet and is left out: nothing of
+/// ours may ever touch it.
+pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Container>) -> Vec<RuntimePod> {
+    let mut pods: HashMap<PodUid, RuntimePod> = HashMap::new();
+    let mut pod_of = |labels: &HashMap<String, String>| -> Option<PodUid> {
+        let uid = PodUid::from(labels::value(labels, labels::POD_UID)?);
+        let text = |key| labels::value(labels, key).unwrap_or_default().to_owned();
+        pods.entry(uid.clone()).or_insert_with(|| RuntimePod {
+            key: PodKey { namespace: text(labels::POD_NAMESPACE), name: text(labels::POD_NAME), uid: uid.clone() },
+            is_static: false,
+            sandboxes: Vec::new(),
+            containers: Vec::new(),
+        });
+        Some(uid)
+    };
+    let sandboxes: Vec<_> = sandboxes.into_iter().filter_map(|s| Some((pod_of(&s.labels)?, s))).collect();
+    let containers: Vec<_> = containers.into_iter().filter_map(|c| Some((pod_of(&c.labels)?, c))).collect();
+    for (uid, s) in sandboxes {
+        let Some(pod) = pods.get_mut(&uid) else { continue };
+        pod.is_static |= s.annotations.get(CONFIG_SOURCE_ANNOTATION).is_some_and(|source| source != "api");
+        pod.sandboxes.push(ListedSandbox {
+            attempt: s.metadata.as_ref().map_or(0, |m| m.attempt),
+            created_at: clock::from_nanoseconds(s.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
+            ready: s.state() == cri::PodSandboxState::SandboxReady,
+            id: s.id,
+        });
+    }
+    for (uid, c) in containers {
+        let Some(pod) = pods.get_mut(&uid) else { continue };
+        let name = labels::value(&c.labels, labels::CONTAINER_NAME).map(str::to_owned);
+        pod.containers.push(ListedContainer {
+            name: name.or_else(|| c.metadata.as_ref().map(|m| m.name.clone())).unwrap_or_default(),
+            created_at: clock::from_nanoseconds(c.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
+            state: match c.state() {
+                cri::ContainerState::ContainerCreated => ListedState::Created,
+                cri::ContainerState::ContainerRunning => ListedState::Running,
+                cri::ContainerState::ContainerExited => ListedState::Exited,
+                cri::ContainerState::ContainerUnknown => ListedState::Unknown,
+            },
+            sandbox_id: c.pod_sandbox_id,
+            id: c.id,
+        });
+    }
+    let mut pods: Vec<RuntimePod> = pods.into_values().collect();
+    for pod in &mut pods {
+        pod.sandboxes.sort_by(|a, b| (b.attempt, b.created_at, &a.id).cmp(&(a.attempt, a.created_at, &b.id)));
+        pod.containers.sort_by(|a, b| (b.created_at, &a.id).cmp(&(a.created_at, &b.id)));
+    }
+    pods.sort_by(|a, b| a.key.uid.cmp(&b.key.uid));
+    pods
+}
+
+/// Remembers the last relist, as little of it as tells what changed.
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    summaries: HashMap<PodUid, u64>,
+    owners: HashMap<String, PodUid>,
+}
+
+impl Tracker {
+    /// Takes the newest relist; the pods of which something appeared, went or changed state since the one before.
+    pub(super) fn update(&mut self, pods: &[RuntimePod]) -> Vec<PodUid> {
+        let mut before = std::mem::take(&mut self.summaries);
+        self.owners.clear();
+        let mut changed = Vec::new();
+        for pod in pods {
+            let (uid, summary) = (&pod.key.uid, pod.summary());
+            if before.remove(uid) != Some(summary) {
+                changed.push(uid.clone());
+            }
+            self.summaries.insert(uid.clone(), summary);
+            let sandboxes = pod.sandboxes.iter().map(|s| &s.id);
+            for id in sandboxes.chain(pod.containers.iter().map(|c| &c.id)) {
+                self.owners.insert(id.clone(), uid.clone());
+            }
+        }
+        let mut vanished: Vec<PodUid> = before.into_keys().collect();
+        vanished.sort_unstable();
+        changed.append(&mut vanished);
+        changed
+    }
+
+    /// The pod of a sandbox or container, as far as known.
+    pub(super) fn owner(&self, id: &str) -> Option<&PodUid> {
+        self.owners.get(id)
+    }
+
+    /// Remembers the pod of a sandbox or container until the next relist.
+    pub(super) fn note_owner(&mut self, id: &str, uid: &PodUid) {
+        if !self.owners.contains_key(id) {
+            self.owners.insert(id.to_owned(), uid.clone());
+        }
+    }
+
+    /// Whether a sandbox or container was in the last relist or came up since.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.owners.contains_key(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod_labels(uid: &str) -> HashMap<String, String> {
+        let labels = [(labels::POD_UID, uid), (labels::POD_NAME, "web"), (labels::POD_NAMESPACE, "prod")];
+        labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    fn sandbox(id: &str, uid: &str, state: cri::PodSandboxState) -> cri::PodSandbox {
+        cri::PodSandbox {
+            id: id.to_owned(),
+            state: state.into(),
+            created_at: 1,
+            labels: pod_labels(uid),
+            ..Default::default()
+        }
+    }
+
+    fn container(id: &str, uid: &str, created_at: i64, state: cri::ContainerState) -> cri::Container {
+        let mut labels = pod_labels(uid);
+        labels.insert(labels::CONTAINER_NAME.to_owned(), "app".to_owned());
+        cri::Container { id: id.to_owned(), state: state.into(), created_at, labels, ..Default::default() }
+    }
+
+    use cri::ContainerState::{ContainerExited as EXITED, ContainerRunning as RUNNING};
+    use cri::PodSandboxState::{SandboxNotready as NOT_READY, SandboxReady as READY};
+
+    #[test]
+    fn groups_by_the_label_and_leaves_strangers_out() {
+        let strangers = (sandbox("x", "", READY), container("y", "", 1, RUNNING));
+        let pods = group(
+            vec![sandbox("s1", "u1", READY), strangers.0],
+            vec![
+                container("c1", "u1", 1, EXITED),
+                container("c2", "u1", 2, RUNNING),
+                strangers.1,
+                container("c3", "u0", 1, EXITED),
+            ],
+        );
+        let uids: Vec<_> = pods.iter().map(|p| p.key.uid.as_str()).collect();
+        assert_eq!(uids, ["u0", "u1"]);
+        assert_eq!((pods[1].key.namespace.as_str(), pods[1].key.name.as_str()), ("prod", "web"));
+        let ids: Vec<_> = pods[1].containers.iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, ["c2", "c1"]);
+        assert!(pods[1].is_anything_running() && !pods[0].is_anything_running());
+    }
+
+    #[test]
+    fn only_changes_are_told() {
+        let mut tracker = Tracker::default();
+        let mut relist = |sandboxes, containers| -> Vec<String> {
+            let changed = tracker.update(&group(sandboxes, containers));
+            changed.into_iter().map(|uid| uid.to_string()).collect()
+        };
+        let sandboxes = || vec![sandbox("s1", "u1", READY), sandbox("s2", "u2", READY)];
+        assert_eq!(relist(sandboxes(), vec![]), ["u1", "u2"]);
+        assert!(relist(sandboxes(), vec![]).is_empty());
+        assert_eq!(relist(sandboxes(), vec![container("c", "u2", 1, RUNNING)]), ["u2"]);
+        assert_eq!(relist(sandboxes(), vec![container("c", "u2", 1, EXITED)]), ["u2"]);
+        let reordered = vec![sandbox("s2", "u2", READY), sandbox("s1", "u1", NOT_READY)];
+        assert_eq!(relist(reordered, vec![container("c", "u2", 1, EXITED)]), ["u1"]);
+        assert_eq!(relist(vec![], vec![container("c", "u2", 1, EXITED)]), ["u2", "u1"]);
+        assert_eq!(relist(vec![], vec![]), ["u2"]);
+    }
+
+    #[test]
+    fn owners_last_until_the_relist_that_misses_them() {
+        let mut tracker = Tracker::default();
+        tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![]));
+        tracker.note_owner("c9", &PodUid::from("u1"));
+        assert_eq!(tracker.owner("s1").map(PodUid::as_str), Some("u1"));
+        assert!(tracker.knows("c9"));
+        tracker.update(&[]);
+        assert!(!tracker.knows("s1") && !tracker.knows("c9"));
+    }
+}
