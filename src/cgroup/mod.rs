@@ -1,0 +1,39 @@
+//! The cgroup tree of the node (kubepods, QoS classes, pods) by the cgroupfs driver on cgroup v1 and v2, and the arithmetic
+//! from resources to cgroup values.
+//!
+//! ```text
+//! <cgroupRoot>/kubepods                        limited to the node's allocatable resources
+//! <cgroupRoot>/kubepods/pod<uid>               Guaranteed pods
+//! <cgroupRoot>/kubepods/burstable/pod<uid>     CPU shares follow the requests of all Burstable pods
+//! <cgroupRoot>/kubepods/besteffort/pod<uid>    the least CPU shares
+//! ```
+//!
+//! Containers' own cgroups are the runtime's business, below the pod's.
+//!
+//! - [`name`], [`values`], [`control`] are pure: names by driver, values of each cgroup, control files and contents.
+//! - [`hierarchy`] finds once what is mounted; `tree` makes, sets and removes single cgroups through `kernel`, the seam
+//!   where tests put a fake; [`CgroupManager`] is the handle for everyone else.
+//!
+//! Must not know of the API client or the runtime. Never creates, changes or removes anything outside `cgroupRoot`, but
+//! for the values of the reserved cgroups that the configuration names; it never creates those.
+//!
+//! No long tasks: every call ends by itself. Whoever owns the node's loop calls [`CgroupManager::update_qos`] when pods
+//! come and go and once a minute, and [`CgroupManager::ensure_node`] again a minute after it reported a failure.
+
+pub mod control;
+mod error;
+#[cfg(test)]
+mod fake;
+pub mod hierarchy;
+mod kernel;
+mod manager;
+pub mod name;
+pub mod oom;
+mod remove;
+mod tree;
+pub mod values;
+
+pub use error::CgroupError;
+pub use hierarchy::{Hierarchy, HostPaths, Version};
+pub use manager::{CgroupManager, CgroupSettings, Enforced, EnforcedSubject, Enforcement, FoundPod};
+pub use name::{CgroupName, Driver};
