@@ -5,6 +5,7 @@
 //! none above; `tests/it/layers.rs` holds the modules to it.
 
 pub mod cgroup;
+pub mod image;
 pub mod runtime;
 
 pub mod kube;

@@ -1,0 +1,31 @@
+//! Where events about images go.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::model::pod::ContainerKind;
+
+/// An event's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// `Normal`.
+    Normal,
+    /// `Warning`.
+    Warning,
+}
+
+/// Records events about a container of a pod.
+pub trait ImageEvents: Send + Sync {
+    /// Records an event; must not block.
+    fn event(
+        &self,
+        pod: &Pod,
+        kind: ContainerKind,
+        container: &str,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    );
+
+    /// Records an event about the pod as a whole; must not block.
+    fn pod_event(&self, pod: &Pod, severity: Severity, reason: &'static str, message: String);
+}

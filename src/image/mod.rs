@@ -1,0 +1,25 @@
+//! Images: sees to it that a container's image is on the node before the container is made.
+//!
+//! Must not know of pod workers. Talks to the runtime's image service, to pull secrets and to events through three small
+//! traits ([`ImageService`], [`PullSecrets`], [`ImageEvents`]), which the app wires.
+//!
+//! No long tasks: a pull runs in the future of those who wait for it, and ends when the last of them is dropped.
+
+mod backoff;
+pub mod credentials;
+mod events;
+mod limiter;
+mod manager;
+mod node_config;
+mod puller;
+pub mod reference;
+mod secrets;
+
+pub use events::{ImageEvents, Severity};
+pub use manager::{EnsuredImage, ImageError, ImageManager, ImageRequest, ImageSettings, ImageUser, PullPolicy};
+pub use node_config::NodeConfigFiles;
+pub use puller::ImageService;
+pub use secrets::{PullSecrets, SecretError};
+
+#[cfg(test)]
+mod tests;
