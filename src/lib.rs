@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod image;
 pub mod runtime;
+pub mod volume;
 
 pub mod kube;
 

@@ -1,0 +1,373 @@
+//! The handle through which pods get their volumes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::error::{FsError, IoContext, SetUpError, VolumeError, VolumeFailure};
+use super::layout::{OWN_MODE, PODS, VolumeKind, is_plain_name, pod_directory};
+use super::objects::VolumeObjects;
+use super::plan::{Backing, NodeAmounts, VolumePlan, plan_volume, used_volumes};
+use super::projection::ResolvedObjects;
+use super::references::references;
+use super::set_up::SetUp;
+use super::sub_path::{self, SubPathRequest};
+use super::tear_down;
+use crate::model::pod::{PodKey, PodUid};
+use crate::model::{Timestamp, clock};
+use crate::sys::beneath::Dir;
+use crate::sys::mount::Mounts;
+
+/// The volumes of a pod, ready for containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountedVolumes {
+    volumes: BTreeMap<String, MountedVolume>,
+    refresh_at: Option<Timestamp>,
+}
+
+impl MountedVolumes {
+    /// The volume of that name; none if no container uses it.
+    pub fn get(&self, name: &str) -> Option<&MountedVolume> {
+        self.volumes.get(name)
+    }
+
+    /// All volumes by name.
+    pub fn iter(&self) -> impl Iterator<Item = &MountedVolume> {
+        self.volumes.values()
+    }
+
+    /// When [`VolumeManager::mount`] must be called again: a token is to be replaced then.
+    pub fn refresh_at(&self) -> Option<Timestamp> {
+        self.refresh_at
+    }
+}
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// `spec.volumes[].name`.
+    pub name: String,
+    /// Where it is on the node; empty for images.
+    pub host_path: PathBuf,
+    /// Whether containers may never write to it, whatever their volume mount says.
+    pub read_only: bool,
+    /// What it is.
+    pub kind: VolumeKind,
+}
+
+impl MountedVolume {
+    /// Whether the runtime is to give its files the pod's SELinux label.
+    pub fn is_relabelled(&self) -> bool {
+        self.kind.is_relabelled()
+    }
+}
+
+/// Sets volumes up and removes them. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct VolumeManager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    objects: Arc<dyn VolumeObjects>,
+    mounts: Arc<dyn Mounts>,
+    node: RwLock<Arc<NodeAmounts>>,
+    /// One lock for each pod that is worked on, so that work given up by its caller and its successor do not meet.
+    busy: Mutex<HashMap<PodUid, Arc<Mutex<()>>>>,
+}
+
+impl fmt::Debug for VolumeManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolumeManager").field("root", &self.inner.root).finish_non_exhaustive()
+    }
+}
+
+/// Tells work on a blocking thread that nobody waits for it any more.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl VolumeManager {
+    /// A manager for the root directory (`/var/lib/kubelet` by default). Touches nothing yet.
+    pub fn new(root: PathBuf, objects: Arc<dyn VolumeObjects>, mounts: Arc<dyn Mounts>) -> Self {
+        let (node, busy) = (RwLock::default(), Mutex::default());
+        VolumeManager { inner: Arc::new(Inner { root, objects, mounts, node, busy }) }
+    }
+
+    /// Tells what the node can give to pods (`status.allocatable`); emptyDirs in memory and the downward API depend on it.
+    pub fn set_allocatable(&self, allocatable: BTreeMap<String, Quantity>) {
+        *self.inner.node.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(NodeAmounts { allocatable });
+    }
+
+    /// Makes the root directory and the ones that other programs look for in it, and shares its mount, so that mounts of
+    /// volumes and of drivers are seen on both sides. To be called once, at start.
+    ///
+    /// # Errors
+    /// With the path that resisted.
+    pub async fn prepare_root(&self) -> Result<(), VolumeError> {
+        let inner = self.inner.clone();
+        blocking("", move || prepare_root(&inner.root, inner.mounts.as_ref()).map_err(VolumeError::from)).await
+    }
+
+    /// A pod's own directory.
+    pub fn pod_directory(&self, uid: &PodUid) -> PathBuf {
+        pod_directory(&self.inner.root, uid)
+    }
+
+    /// Whether all that the pod's volumes refer to is there; changes nothing and asks for no token.
+    ///
+    /// # Errors
+    /// [`VolumeError::SetUp`] with every volume that could not be set up now, and why.
+    pub async fn resolve(&self, pod: &Pod) -> Result<(), VolumeError> {
+        let objects = self.fetch(pod, false).await;
+        let (_, failures) = self.plan(pod, &objects);
+        if failures.is_empty() { Ok(()) } else { Err(VolumeError::SetUp(failures)) }
+    }
+
+    /// Sets the pod's volumes up, or brings them up to date: files are written only where they changed.
+    ///
+    /// Volumes that no container uses are left out, as in the peer.
+    ///
+    /// # Errors
+    /// [`VolumeError::SetUp`] with every volume that failed; those are as they were before, the others are set up.
+    pub async fn mount(&self, pod: &Pod) -> Result<MountedVolumes, VolumeError> {
+        let uid = PodKey::of(pod).uid;
+        checked_name(uid.as_str())?;
+        let objects = self.fetch(pod, true).await;
+        let (plans, failures) = self.plan(pod, &objects);
+        drop(objects);
+        let now = clock::now();
+        self.exclusively(&uid, move |inner, uid, given_up| set_up(inner, uid, plans, failures, now, given_up)).await
+    }
+
+    /// Removes everything of the pod: mounts, files and directories. A pod that is not there is no error.
+    ///
+    /// No container of the pod may run any more. No mount is emptied and no link is followed.
+    ///
+    /// # Errors
+    /// [`VolumeError::TearDown`] with every path that resisted; to be called again.
+    pub async fn unmount(&self, uid: &PodUid) -> Result<(), VolumeError> {
+        checked_name(uid.as_str())?;
+        self.inner.objects.forget_tokens(uid);
+        self.exclusively(uid, |inner, uid, _| {
+            tear_down::tear_down(&inner.root, uid, inner.mounts.as_ref()).map_err(VolumeError::TearDown)
+        })
+        .await
+    }
+
+    /// Makes a `subPath` of a mounted volume available to a container; gives the path for the runtime.
+    ///
+    /// `index` is the volume mount's place in the container, `sub_path` what the mount says, with variables filled in.
+    ///
+    /// # Errors
+    /// In words that tell the user nothing of the node's files; the source has them, for the node's log.
+    pub async fn prepare_sub_path(
+        &self,
+        uid: &PodUid,
+        volume: &MountedVolume,
+        container: &str,
+        index: usize,
+        sub_path: &str,
+    ) -> Result<PathBuf, VolumeError> {
+        for name in [uid.as_str(), &volume.name, container] {
+            checked_name(name)?;
+        }
+        let request = SubPathRequest {
+            uid: uid.clone(),
+            volume: volume.name.clone(),
+            volume_path: volume.host_path.clone(),
+            container: container.to_owned(),
+            index,
+            sub_path: sub_path.to_owned(),
+        };
+        self.exclusively(uid, move |inner, uid, given_up| {
+            if given_up.load(Ordering::Acquire) {
+                return Err(VolumeError::Interrupted { uid: uid.to_string() });
+            }
+            sub_path::prepare(&inner.root, &request, inner.mounts.as_ref())
+        })
+        .await
+    }
+
+    /// The pods that have a directory, running or not. A directory of pods that cannot be read is logged.
+    pub async fn pods_on_disk(&self) -> Vec<PodUid> {
+        let inner = self.inner.clone();
+        let found = blocking("", move || Ok(tear_down::pods_on_disk(&inner.root)?)).await;
+        found.unwrap_or_else(|error| {
+            tracing::error!(%error, "left-over pods on disk cannot be looked for");
+            Vec::new()
+        })
+    }
+
+    async fn fetch(&self, pod: &Pod, with_tokens: bool) -> ResolvedObjects {
+        let references = references(pod);
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let source = self.inner.objects.as_ref();
+        let tokens = if with_tokens { references.tokens } else { Vec::new() };
+        let config_maps = join_all(references.config_maps.into_iter().map(async |name| {
+            let found = source.config_map(namespace, &name).await;
+            (name, found)
+        }));
+        let secrets = join_all(references.secrets.into_iter().map(async |name| {
+            let found = source.secret(namespace, &name).await;
+            (name, found)
+        }));
+        let tokens = join_all(tokens.into_iter().map(async |request| {
+            let found = source.service_account_token(&request).await;
+            (request, found)
+        }));
+        let (config_maps, secrets, tokens) = futures::join!(config_maps, secrets, tokens);
+        ResolvedObjects {
+            config_maps: config_maps.into_iter().collect(),
+            secrets: secrets.into_iter().collect(),
+            tokens: tokens.into_iter().collect(),
+        }
+    }
+
+    fn plan(&self, pod: &Pod, objects: &ResolvedObjects) -> (Vec<VolumePlan>, Vec<VolumeFailure>) {
+        let node = self.inner.node.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mut plans, mut failures) = (Vec::new(), Vec::new());
+        for volume in used_volumes(pod) {
+            match plan_volume(pod, volume, objects, &node) {
+                Ok(plan) => plans.push(plan),
+                Err(error) => failures.push(failure(&volume.name, error.into())),
+            }
+        }
+        (plans, failures)
+    }
+
+    /// Runs work on a pod on a blocking thread, never two at once for the same pod.
+    async fn exclusively<T: Send + 'static>(
+        &self,
+        uid: &PodUid,
+        work: impl FnOnce(&Inner, &PodUid, &AtomicBool) -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        let given_up = GivenUp(Arc::default());
+        let (inner, owned, flag) = (self.inner.clone(), uid.clone(), given_up.0.clone());
+        blocking(uid.as_str(), move || {
+            let lock = {
+                let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+                busy.entry(owned.clone()).or_default().clone()
+            };
+            let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = work(&inner, &owned, &flag);
+            drop(held);
+            let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            // Two: the map's and this thread's. Others can join only through the map, which is locked.
+            if Arc::strong_count(&lock) <= 2 {
+                busy.remove(&owned);
+            }
+            result
+        })
+        .await
+    }
+}
+
+fn failure(volume: &str, cause: SetUpError) -> VolumeFailure {
+    VolumeFailure { volume: volume.to_owned(), cause }
+}
+
+fn checked_name(name: &str) -> Result<(), VolumeError> {
+    if is_plain_name(name) { Ok(()) } else { Err(VolumeError::Name { name: name.to_owned() }) }
+}
+
+async fn blocking<T: Send + 'static>(
+    uid: &str,
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(VolumeError::Interrupted { uid: uid.to_owned() }),
+    }
+}
+
+/// One thread for all volumes of a pod: each takes some ten to hundred microseconds, less than to hand it over.
+fn set_up(
+    inner: &Inner,
+    uid: &PodUid,
+    plans: Vec<VolumePlan>,
+    mut failures: Vec<VolumeFailure>,
+    now: Timestamp,
+    given_up: &AtomicBool,
+) -> Result<MountedVolumes, VolumeError> {
+    // Checked under the lock: when the pod's removal has run since, nothing may come back.
+    let interrupted = || VolumeError::Interrupted { uid: uid.to_string() };
+    if given_up.load(Ordering::Acquire) {
+        return Err(interrupted());
+    }
+    let set_up = SetUp::begin(&inner.root, uid, inner.mounts.as_ref(), now)?;
+    let mut mounted = MountedVolumes::default();
+    for plan in plans {
+        if given_up.load(Ordering::Acquire) {
+            return Err(interrupted());
+        }
+        let result = checked_volume_name(&plan).and_then(|()| set_up.volume(&plan));
+        match result {
+            Ok(host_path) => {
+                mounted.refresh_at = earliest(mounted.refresh_at, plan.refresh_at);
+                let kind = kind_of(&plan.backing);
+                let read_only = kind.is_read_only();
+                let volume = MountedVolume { name: plan.name.clone(), host_path, read_only, kind };
+                mounted.volumes.insert(plan.name, volume);
+            }
+            Err(cause) => failures.push(failure(&plan.name, cause)),
+        }
+    }
+    if failures.is_empty() { Ok(mounted) } else { Err(VolumeError::SetUp(failures)) }
+}
+
+fn checked_volume_name(plan: &VolumePlan) -> Result<(), SetUpError> {
+    if is_plain_name(&plan.name) {
+        return Ok(());
+    }
+    let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+    Err(FsError { action: "use as a directory's name", path: PathBuf::from(&plan.name), source }.into())
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn kind_of(backing: &Backing) -> VolumeKind {
+    match backing {
+        Backing::EmptyDir(_) => VolumeKind::EmptyDir,
+        Backing::HostPath { .. } => VolumeKind::HostPath,
+        Backing::Files { kind, .. } => *kind,
+        Backing::Image => VolumeKind::Image,
+    }
+}
+
+fn prepare_root(root: &Path, mounts: &dyn Mounts) -> Result<(), FsError> {
+    let dir = Dir::open_or_make(root, OWN_MODE).doing("make directory", root)?;
+    mounts.share(root).doing("share the mount of", root)?;
+    drop(dir);
+    // Opened again: sharing may have put a mount on top.
+    let dir = Dir::open(root).doing("open", root)?;
+    let directories = [
+        (PODS, OWN_MODE),
+        ("plugins", OWN_MODE),
+        ("plugins_registry", OWN_MODE),
+        ("pod-resources", OWN_MODE),
+        ("checkpoints", 0o700),
+    ];
+    for (name, mode) in directories {
+        // These may be links to another disk, as the root may be: they are the administrator's.
+        let path = dir.path_of(name);
+        Dir::open_or_make(&path, mode).doing("make directory", path)?;
+    }
+    Ok(())
+}
