@@ -1,0 +1,192 @@
+//! What a plan asks the executor to do, and how that ends.
+
+use super::backoff::BackoffPolicy;
+use crate::model::pod::ContainerKind;
+use crate::model::{SignedDuration, Timestamp};
+
+/// One thing to do for a pod. Actions of one plan may run at the same time; what must wait comes in a later plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make the pod's cgroup with its limits.
+    CreateCgroup,
+    /// Check that what the volumes need from the API is there.
+    ResolveReferences,
+    /// Mount the volumes, or bring their content up to date.
+    MountVolumes,
+    /// Make the pod's sandbox.
+    CreateSandbox {
+        /// 0 for the first.
+        attempt: u32,
+    },
+    /// Stop a sandbox and all in it; its network is released.
+    StopSandbox {
+        /// The runtime's id.
+        id: String,
+    },
+    /// Make a container's image present as its pull policy says.
+    PullImage {
+        /// The container's name.
+        container: String,
+        /// Its list in the spec.
+        kind: ContainerKind,
+        /// The image as the spec names it now.
+        image: String,
+    },
+    /// Create and start a container.
+    StartContainer(StartContainer),
+    /// Stop a container.
+    KillContainer(KillContainer),
+    /// Remove a dead container that nobody needs any more, and its log.
+    RemoveContainer {
+        /// The runtime's id.
+        id: String,
+        /// The container's name.
+        container: String,
+        /// Its log file.
+        log_path: String,
+    },
+    /// Remove a sandbox that is no longer in use.
+    RemoveSandbox {
+        /// The runtime's id.
+        id: String,
+    },
+    /// Unmount the pod's volumes and remove its cgroup.
+    CleanUp,
+    /// Remove the pod's sandboxes, containers and logs.
+    RemoveRemains,
+    /// Tell by an event that a container waits for its back-off.
+    TellBackoff {
+        /// The container's name.
+        container: String,
+        /// The end of the instance that waits.
+        finished_at: Timestamp,
+    },
+    /// Tell by an event that the sandbox is made again.
+    TellSandboxChanged,
+}
+
+/// A container to create and start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartContainer {
+    /// The container's name.
+    pub container: String,
+    /// Its list in the spec.
+    pub kind: ContainerKind,
+    /// The sandbox to make it in.
+    pub sandbox_id: String,
+    /// The runtime handler that the sandbox was made by.
+    pub runtime_handler: String,
+    /// The pod's addresses.
+    pub pod_ips: Vec<String>,
+    /// How many instances there were before.
+    pub restart_count: u32,
+    /// The image to make it from.
+    pub image: ReadyImage,
+    /// The end of the instance that this one replaces.
+    pub restart_of: Option<Timestamp>,
+    /// The back-off to count the restart by.
+    pub backoff: BackoffPolicy,
+    /// What the back-off holds for: another image or other resources start over.
+    pub backoff_key: String,
+}
+
+/// A container to stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KillContainer {
+    /// The runtime's id.
+    pub id: String,
+    /// The container's name.
+    pub container: String,
+    /// Time from the stop signal to SIGKILL.
+    pub grace: SignedDuration,
+    /// The text of the `Killing` event.
+    pub message: String,
+    /// Whether this only shortens a stop that was told before.
+    pub repeated: bool,
+}
+
+/// An image that is present.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadyImage {
+    /// The reference to create containers by.
+    pub image_ref: String,
+    /// The image's numeric user, if it names one.
+    pub uid: Option<i64>,
+    /// The image's user by name.
+    pub username: String,
+}
+
+/// Why an action failed: what the API shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// A waiting reason such as `CreateContainerError`, or an event reason.
+    pub reason: String,
+    /// The first cause.
+    pub message: String,
+    /// When to try again, if the executor knows better than the plan.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl Failure {
+    /// A failure that the plan's own delays apply to.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Failure { reason: reason.into(), message: message.into(), retry_at: None }
+    }
+}
+
+/// How an action ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Success or the first cause.
+    pub result: Result<(), Failure>,
+    /// For [`Action::PullImage`]: the image.
+    pub image: Option<ReadyImage>,
+    /// For [`Action::MountVolumes`]: when the content must be written again.
+    pub refresh_at: Option<Timestamp>,
+}
+
+impl From<Result<(), Failure>> for Outcome {
+    fn from(result: Result<(), Failure>) -> Self {
+        Outcome { result, image: None, refresh_at: None }
+    }
+}
+
+impl Action {
+    /// Whether what the runtime holds of the pod is another thing after it.
+    pub fn changes_runtime(&self) -> bool {
+        match self {
+            Action::CreateSandbox { .. }
+            | Action::StopSandbox { .. }
+            | Action::StartContainer(_)
+            | Action::KillContainer(_)
+            | Action::RemoveContainer { .. }
+            | Action::RemoveSandbox { .. }
+            | Action::RemoveRemains => true,
+            Action::CreateCgroup
+            | Action::ResolveReferences
+            | Action::MountVolumes
+            | Action::PullImage { .. }
+            | Action::CleanUp
+            | Action::TellBackoff { .. }
+            | Action::TellSandboxChanged => false,
+        }
+    }
+
+    /// Whether it only tells something and is done at once.
+    pub fn is_told(&self) -> bool {
+        matches!(self, Action::TellBackoff { .. } | Action::TellSandboxChanged)
+    }
+
+    /// Whether it removes what is no longer needed.
+    pub fn is_cleaning(&self) -> bool {
+        matches!(
+            self,
+            Action::RemoveContainer { .. } | Action::RemoveSandbox { .. } | Action::CleanUp | Action::RemoveRemains
+        )
+    }
+
+    /// Whether it may be dropped halfway when the pod must end: it leaves nothing that would not be cleaned up.
+    pub fn is_cancellable(&self) -> bool {
+        matches!(self, Action::ResolveReferences | Action::PullImage { .. })
+    }
+}

@@ -1,0 +1,430 @@
+//! What a pod worker remembers between two plans: steps under way and how they ended, back-off, the grace period in force.
+//!
+//! Pure values. [`PodMemory::note_pod`], [`PodMemory::note_started`] and [`PodMemory::note_outcome`] are the only ways in
+//! which it changes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::action::{Action, Failure, Outcome, ReadyImage};
+use super::backoff::Backoff;
+use super::termination::{self, Termination};
+use crate::model::pod;
+use crate::model::{SignedDuration, Timestamp};
+
+/// One thing that must be done for the pod, possibly several times until it succeeds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Step {
+    /// Not begun.
+    #[default]
+    Idle,
+    /// Under way; how often it failed before.
+    Running {
+        /// Failed attempts so far.
+        attempts: u32,
+    },
+    /// Succeeded.
+    Done,
+    /// Failed; it is tried again later.
+    Failed(StepFailure),
+}
+
+/// How a step failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepFailure {
+    /// Reason and message for the status.
+    pub failure: Failure,
+    /// When.
+    pub at: Timestamp,
+    /// Failed attempts, this one included.
+    pub attempts: u32,
+}
+
+/// When a failed step is tried again: `first` after the first failure, doubling up to `max`.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    /// Delay after the first failure.
+    pub first: SignedDuration,
+    /// Longest delay.
+    pub max: SignedDuration,
+}
+
+impl RetryPolicy {
+    /// The delay after that many failures.
+    pub fn delay(&self, attempts: u32) -> SignedDuration {
+        let factor = 1i32.checked_shl(attempts.saturating_sub(1).min(20)).unwrap_or(i32::MAX);
+        self.first.checked_mul(factor).unwrap_or(self.max).min(self.max)
+    }
+}
+
+/// Whether a step may be begun.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Due {
+    /// At once.
+    Now,
+    /// At that time.
+    At(Timestamp),
+    /// It runs or has succeeded.
+    No,
+}
+
+impl Step {
+    /// Whether it has succeeded.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Step::Done)
+    }
+
+    /// Whether it is under way.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Step::Running { .. })
+    }
+
+    /// How it failed, while it waits for its next attempt.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Step::Failed(failed) => Some(&failed.failure),
+            _ => None,
+        }
+    }
+
+    /// Whether it should be begun now, later or not.
+    pub fn due(&self, now: Timestamp, policy: &RetryPolicy) -> Due {
+        match self {
+            Step::Idle => Due::Now,
+            Step::Running { .. } | Step::Done => Due::No,
+            Step::Failed(failed) => {
+                let at = failed.failure.retry_at.unwrap_or_else(|| later(failed.at, policy.delay(failed.attempts)));
+                if at <= now { Due::Now } else { Due::At(at) }
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let attempts = match self {
+            Step::Failed(failed) => failed.attempts,
+            Step::Running { attempts } => *attempts,
+            Step::Idle | Step::Done => 0,
+        };
+        *self = Step::Running { attempts };
+    }
+
+    fn end(&mut self, result: Result<Step, Failure>, now: Timestamp) {
+        let attempts = match self {
+            Step::Running { attempts } => *attempts,
+            _ => 0,
+        };
+        *self = match result {
+            Ok(next) => next,
+            Err(failure) => Step::Failed(StepFailure { failure, at: now, attempts: attempts.saturating_add(1) }),
+        };
+    }
+
+    /// Lets a failed step be tried again at once: something that it depends on has changed.
+    fn expedite(&mut self, now: Timestamp) {
+        if let Step::Failed(failed) = self {
+            failed.failure.retry_at = Some(now);
+        }
+    }
+}
+
+/// Sandboxes that follow each other faster than this do not live as they should.
+const SHORT_LIFE: SignedDuration = SignedDuration::from_mins(1);
+
+pub(super) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// What is remembered of one container of the pod spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContainerMemory {
+    /// Making the image present.
+    pub image: Step,
+    /// The image that `image` is about, as the spec named it.
+    pub image_name: String,
+    /// The image, once present; used up by a start.
+    pub ready_image: Option<ReadyImage>,
+    /// Creating and starting the container.
+    pub start: Step,
+    /// Crash-loop back-off.
+    pub backoff: Backoff,
+    /// What the back-off holds for.
+    pub backoff_key: String,
+    /// The end of the instance whose back-off event was sent.
+    pub backoff_told_for: Option<Timestamp>,
+}
+
+/// A stop of a container under way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kill {
+    /// When the runtime sends SIGKILL at the latest.
+    pub deadline: Timestamp,
+    /// The stop itself.
+    pub step: Step,
+}
+
+/// All that a pod worker remembers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodMemory {
+    /// When the agent first saw the pod: `status.startTime` of a pod without one.
+    pub first_seen: Timestamp,
+    /// The pod left its source: deleted by force, or an orphan that no source knows.
+    pub removed: bool,
+    /// Set once the pod must end; never unset.
+    pub termination: Option<Termination>,
+    /// The pod's cgroup.
+    pub cgroup: Step,
+    /// The objects that its volumes need.
+    pub references: Step,
+    /// Its volumes.
+    pub volumes: Step,
+    /// The volumes were mounted once; a refresh that fails does not undo that.
+    pub volumes_mounted: bool,
+    /// The volumes' content may be out of date.
+    pub volumes_stale: bool,
+    /// When the volumes must be written again (tokens).
+    pub volumes_refresh_at: Option<Timestamp>,
+    /// Making the sandbox.
+    pub sandbox: Step,
+    /// When the last sandbox was made, and how many before it came in close succession.
+    pub sandbox_made: Option<(Timestamp, u32)>,
+    /// Sandboxes being stopped.
+    pub sandbox_stops: BTreeMap<String, Step>,
+    /// Containers by name.
+    pub containers: BTreeMap<String, ContainerMemory>,
+    /// Stops by container id.
+    pub kills: BTreeMap<String, Kill>,
+    /// Dead containers and sandboxes being removed, by id.
+    pub removals: BTreeMap<String, Step>,
+    /// Unmounting and removing the cgroup.
+    pub clean_up: Step,
+    /// Removing sandboxes, containers and logs.
+    pub remains: Step,
+    /// The status that the next one is derived from.
+    pub status: PodStatus,
+}
+
+impl PodMemory {
+    /// The memory of a pod that was just seen.
+    pub fn new(pod: &Pod, now: Timestamp) -> Self {
+        let mut memory = PodMemory {
+            first_seen: now,
+            removed: false,
+            termination: None,
+            cgroup: Step::Idle,
+            references: Step::Idle,
+            volumes: Step::Idle,
+            volumes_mounted: false,
+            volumes_stale: false,
+            volumes_refresh_at: None,
+            sandbox: Step::Idle,
+            sandbox_made: None,
+            sandbox_stops: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            kills: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            clean_up: Step::Idle,
+            remains: Step::Idle,
+            status: pod.status.clone().unwrap_or_default(),
+        };
+        memory.note_pod(pod, None, now);
+        memory
+    }
+
+    /// The memory of something that the runtime or the disk holds and no source knows: it only has to end.
+    pub fn of_orphan(now: Timestamp) -> Self {
+        let mut memory = PodMemory::new(&Pod::default(), now);
+        memory.removed = true;
+        memory.termination = Some(Termination::of_orphan(now));
+        memory
+    }
+
+    /// Takes in a new state of the pod object.
+    pub fn note_pod(&mut self, pod: &Pod, previous: Option<&Pod>, now: Timestamp) {
+        let terminal = pod::phase(pod).is_some_and(pod::is_terminal_phase);
+        if pod::is_deleting(pod) || terminal {
+            self.shrink_grace(termination::requested_grace(pod), now);
+        }
+        if let Some(previous) = previous
+            && (previous.metadata.labels != pod.metadata.labels
+                || previous.metadata.annotations != pod.metadata.annotations)
+        {
+            self.volumes_stale = true;
+        }
+        if let (Some(api), false) =
+            (pod.status.as_ref(), self.status.phase.as_deref().is_some_and(pod::is_terminal_phase))
+            && terminal
+        {
+            self.status.phase.clone_from(&api.phase);
+        }
+    }
+
+    /// The pod is gone from its source.
+    pub fn note_removed(&mut self, pod: &Pod, now: Timestamp) {
+        self.removed = true;
+        self.shrink_grace(termination::requested_grace(pod), now);
+    }
+
+    /// All that the pod had to do is done; what still runs of it must end.
+    pub fn note_completed(&mut self, pod: &Pod, now: Timestamp) {
+        self.shrink_grace(termination::requested_grace(pod), now);
+    }
+
+    fn shrink_grace(&mut self, grace: SignedDuration, now: Timestamp) {
+        match &mut self.termination {
+            None => self.termination = Some(Termination::new(grace, now)),
+            Some(termination) => termination.shrink(grace, now),
+        }
+    }
+
+    /// An object that the pod refers to has changed: refresh its volumes, and try again what failed.
+    pub fn note_references_changed(&mut self, now: Timestamp) {
+        self.volumes_stale = true;
+        self.references.expedite(now);
+        self.volumes.expedite(now);
+        for container in self.containers.values_mut() {
+            container.start.expedite(now);
+        }
+    }
+
+    /// An action is about to be carried out.
+    pub fn note_started(&mut self, action: &Action, now: Timestamp) {
+        match action {
+            Action::CreateCgroup => self.cgroup.begin(),
+            Action::ResolveReferences => self.references.begin(),
+            Action::MountVolumes => {
+                self.volumes_stale = false;
+                self.volumes_refresh_at = None;
+                self.volumes.begin();
+            }
+            Action::CreateSandbox { .. } => self.sandbox.begin(),
+            Action::StopSandbox { id } => self.sandbox_stops.entry(id.clone()).or_default().begin(),
+            Action::PullImage { container, image, .. } => {
+                let memory = self.container_mut(container);
+                if memory.image_name != *image {
+                    memory.image = Step::Idle;
+                    memory.image_name.clone_from(image);
+                }
+                memory.image.begin();
+            }
+            Action::StartContainer(start) => {
+                let memory = self.containers.entry(start.container.clone()).or_default();
+                memory.start.begin();
+                if memory.backoff_key != start.backoff_key {
+                    memory.backoff = Backoff::default();
+                    memory.backoff_key.clone_from(&start.backoff_key);
+                }
+                if let Some(finished_at) = start.restart_of {
+                    memory.backoff.note_restart(finished_at, now, &start.backoff);
+                }
+            }
+            Action::KillContainer(kill) => {
+                let deadline = later(now, kill.grace);
+                let entry = self.kills.entry(kill.id.clone()).or_insert(Kill { deadline, step: Step::Idle });
+                entry.deadline = deadline;
+                entry.step.begin();
+            }
+            Action::RemoveContainer { id, .. } | Action::RemoveSandbox { id } => {
+                self.removals.entry(id.clone()).or_default().begin();
+            }
+            Action::CleanUp => self.clean_up.begin(),
+            Action::RemoveRemains => self.remains.begin(),
+            Action::TellBackoff { container, finished_at } => {
+                self.container_mut(container).backoff_told_for = Some(*finished_at);
+            }
+            Action::TellSandboxChanged => {}
+        }
+    }
+
+    /// An action has ended. Returns whether the runtime must be read again before anything is planned.
+    pub fn note_outcome(&mut self, action: &Action, outcome: Outcome, now: Timestamp) -> bool {
+        let result = outcome.result;
+        match action {
+            Action::CreateCgroup => self.cgroup.end(result.map(|()| Step::Done), now),
+            Action::ResolveReferences => self.references.end(result.map(|()| Step::Done), now),
+            Action::MountVolumes => {
+                let mounted_before = self.volumes_refresh_at;
+                self.volumes_refresh_at = outcome.refresh_at.or(mounted_before);
+                self.volumes_mounted |= result.is_ok();
+                self.volumes.end(result.map(|()| Step::Done), now);
+            }
+            Action::CreateSandbox { .. } => {
+                if result.is_ok() {
+                    let streak = match self.sandbox_made {
+                        Some((at, streak)) if now.duration_since(at) < SHORT_LIFE => streak.saturating_add(1),
+                        _ => 1,
+                    };
+                    self.sandbox_made = Some((now, streak));
+                }
+                self.sandbox.end(result.map(|()| Step::Idle), now);
+            }
+            Action::StopSandbox { id } => {
+                if let Some(step) = self.sandbox_stops.get_mut(id) {
+                    step.end(result.map(|()| Step::Done), now);
+                }
+            }
+            Action::PullImage { container, .. } => {
+                let memory = self.container_mut(container);
+                memory.ready_image = outcome.image;
+                memory.image.end(result.map(|()| Step::Done), now);
+            }
+            Action::StartContainer(start) => {
+                let memory = self.container_mut(&start.container);
+                // Each start asks for the image again: the policy may want a pull, and it may be gone.
+                memory.image = Step::Idle;
+                memory.ready_image = None;
+                memory.start.end(result.map(|()| Step::Idle), now);
+            }
+            Action::KillContainer(kill) => {
+                if let Some(entry) = self.kills.get_mut(&kill.id) {
+                    entry.step.end(result.map(|()| Step::Idle), now);
+                }
+            }
+            Action::RemoveContainer { id, .. } | Action::RemoveSandbox { id } => {
+                if let Some(step) = self.removals.get_mut(id) {
+                    step.end(result.map(|()| Step::Done), now);
+                }
+            }
+            Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
+            Action::RemoveRemains => self.remains.end(result.map(|()| Step::Done), now),
+            Action::TellBackoff { .. } | Action::TellSandboxChanged => {}
+        }
+        action.changes_runtime()
+    }
+
+    fn container_mut(&mut self, name: &str) -> &mut ContainerMemory {
+        if !self.containers.contains_key(name) {
+            self.containers.insert(name.to_owned(), ContainerMemory::default());
+        }
+        self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// What is remembered of the container.
+    pub fn container(&self, name: &str) -> Option<&ContainerMemory> {
+        self.containers.get(name)
+    }
+
+    /// Whether the volumes are there for containers to use.
+    pub fn mounted(&self) -> bool {
+        self.volumes_mounted
+    }
+
+    /// Whether an action that changes the runtime's state of this pod is under way.
+    pub fn is_runtime_busy(&self) -> bool {
+        self.sandbox.is_running()
+            || self.sandbox_stops.values().any(Step::is_running)
+            || self.containers.values().any(|c| c.start.is_running())
+            || self.remains.is_running()
+    }
+
+    /// Drops what is remembered of containers and sandboxes that no longer exist.
+    pub fn forget_gone(&mut self, observed: &crate::model::observation::PodObservation) {
+        self.kills.retain(|id, kill| kill.step.is_running() || observed.containers.iter().any(|c| c.id == *id));
+        self.removals.retain(|id, step| {
+            step.is_running()
+                || observed.containers.iter().any(|c| c.id == *id)
+                || observed.sandboxes.iter().any(|s| s.id == *id)
+        });
+        self.sandbox_stops.retain(|id, step| step.is_running() || observed.sandboxes.iter().any(|s| s.id == *id));
+    }
+}

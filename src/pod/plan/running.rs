@@ -1,0 +1,469 @@
+//! What a pod that is meant to run needs: its cgroup, volumes and images, a sandbox, and its containers in their order.
+
+use k8s_openapi::api::core::v1::Container;
+
+use super::Draft;
+use super::action::{Action, StartContainer};
+use super::memory::{Due, RetryPolicy, Step, later};
+use super::restart::{is_success, should_restart};
+use super::termination::{container_grace, kill};
+use super::view::{View, instance_in, usable_sandbox};
+use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
+use crate::model::pod::{self, ContainerKind};
+use crate::model::{SignedDuration, Timestamp};
+use crate::runtime::translate::{backoff_key, container_hash};
+
+const PREPARE_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_millis(500), max: SignedDuration::from_secs(30) };
+const SANDBOX_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(15) };
+const IMAGE_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(30) };
+const REMOVE_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_mins(1) };
+const START_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_secs(2), max: SignedDuration::from_secs(12) };
+/// A sandbox that is stopped takes its containers along before it is seen to have ended itself: a container that was killed
+/// is not restarted before this time, lest it is started in a sandbox that is about to go.
+const SANDBOX_DEATH: SignedDuration = SignedDuration::from_millis(300);
+/// Exit code of a process that SIGKILL ended.
+const KILLED: i32 = 137;
+
+/// A container that should be started as soon as all that it needs is there.
+struct Candidate<'a> {
+    kind: ContainerKind,
+    container: &'a Container,
+    restart_count: u32,
+    restart_of: Option<Timestamp>,
+    /// It was killed, then; by whom is not known.
+    killed_at: Option<Timestamp>,
+}
+
+/// What the pod's containers are up to.
+#[derive(Default)]
+struct Progress<'a> {
+    /// To be started, in order.
+    candidates: Vec<Candidate<'a>>,
+    /// To be stopped first, with the text of the event.
+    kills: Vec<(&'a ContainerObservation, String)>,
+    /// To be removed first.
+    removals: Vec<&'a ContainerObservation>,
+    /// Nothing of the pod will ever be started again, and its regular containers have ended.
+    completed: bool,
+}
+
+/// Plans a pod that is meant to run.
+pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
+    let memory = view.memory;
+    if draft.due(memory.cgroup.due(view.now, &PREPARE_RETRY)) {
+        draft.act(Action::CreateCgroup);
+    }
+    if draft.due(memory.references.due(view.now, &PREPARE_RETRY)) {
+        draft.act(Action::ResolveReferences);
+    }
+    volumes(view, draft);
+
+    let Some(observed) = view.observed else {
+        first_images(view, draft);
+        return;
+    };
+    let sandbox = usable_sandbox(view.spec, observed).ok();
+    let progress = progress(view, observed, sandbox);
+    if progress.completed {
+        draft.completed = true;
+        return;
+    }
+    pull_images(view, observed, &progress, draft);
+    collect_garbage(view, observed, draft);
+    for container in &progress.removals {
+        remove(view, container, draft);
+    }
+    for (container, message) in progress.kills {
+        kill(view, container, container_grace(view.pod), message, draft);
+    }
+    // Before the node's addresses are known nothing is started: containers are told of them when they start.
+    if memory.is_runtime_busy() || progress.candidates.is_empty() || view.node.host_ips.is_empty() {
+        return;
+    }
+    match sandbox {
+        Some(sandbox) => start(view, sandbox, &progress.candidates, draft),
+        None => make_sandbox(view, observed, draft),
+    }
+}
+
+fn volumes(view: &View<'_>, draft: &mut Draft) {
+    let memory = view.memory;
+    if !memory.references.is_done() {
+        return;
+    }
+    match &memory.volumes {
+        Step::Done => {
+            let refresh = match memory.volumes_refresh_at {
+                Some(at) if at <= view.now => true,
+                Some(at) => {
+                    draft.wake(at);
+                    false
+                }
+                None => false,
+            };
+            if refresh || memory.volumes_stale {
+                draft.act(Action::MountVolumes);
+            }
+        }
+        step => {
+            if draft.due(step.due(view.now, &PREPARE_RETRY)) {
+                draft.act(Action::MountVolumes);
+            }
+        }
+    }
+}
+
+/// Before the runtime has been read, images of pods that have not been seen running are already worth having.
+fn first_images(view: &View<'_>, draft: &mut Draft) {
+    if view.memory.status.container_statuses.as_ref().is_some_and(|s| !s.is_empty()) {
+        return;
+    }
+    for (kind, container) in pod::init_and_regular_containers(view.spec) {
+        pull(view, kind, container, draft);
+    }
+}
+
+/// Asks for the images of all containers that have not been made yet, and of those to be started again.
+fn pull_images(view: &View<'_>, observed: &PodObservation, progress: &Progress<'_>, draft: &mut Draft) {
+    for (kind, container) in pod::init_and_regular_containers(view.spec) {
+        let candidate = progress.candidates.iter().find(|c| c.container.name == container.name);
+        let wanted = match candidate {
+            Some(candidate) => waiting_until(view, candidate).is_none(),
+            None => observed.container(&container.name).is_none() && !progress.candidates.is_empty(),
+        };
+        if wanted {
+            pull(view, kind, container, draft);
+        }
+    }
+}
+
+fn pull(view: &View<'_>, kind: ContainerKind, container: &Container, draft: &mut Draft) {
+    let idle = Step::Idle;
+    let memory = view.memory.container(&container.name);
+    if memory.is_some_and(|m| m.start.is_running()) {
+        return;
+    }
+    let image = container.image.clone().unwrap_or_default();
+    // What is known of another image says nothing of this one; a pull under way for it is let go on.
+    let known = memory.filter(|m| m.image_name == image || m.image.is_running());
+    let due = match known.map_or(&idle, |m| &m.image) {
+        // Asked again soon, the image manager tells that the pull is held back, and until when.
+        Step::Failed(failed) if failed.failure.reason == "ErrImagePull" => {
+            let at = later(failed.at, IMAGE_RETRY.first);
+            if at <= view.now { Due::Now } else { Due::At(at) }
+        }
+        step => step.due(view.now, &IMAGE_RETRY),
+    };
+    if draft.due(due) {
+        draft.act(Action::PullImage { container: container.name.clone(), kind, image });
+    }
+}
+
+/// Until when a candidate waits for its crash-loop back-off, or to see whether its sandbox died with it.
+fn waiting_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
+    backing_off_until(view, candidate).or_else(|| {
+        let until = later(candidate.killed_at?, SANDBOX_DEATH);
+        (view.now < until).then_some(until)
+    })
+}
+
+fn backing_off_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
+    let finished_at = candidate.restart_of?;
+    let memory = view.memory.container(&candidate.container.name)?;
+    if memory.backoff_key != backoff_key(view.pod, candidate.container) {
+        return None;
+    }
+    memory.backoff.wait(finished_at, view.now).map(|(until, _)| until)
+}
+
+fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<'_>], draft: &mut Draft) {
+    for candidate in candidates {
+        let name = &candidate.container.name;
+        if let (Some(until), Some(finished_at)) = (waiting_until(view, candidate), candidate.restart_of) {
+            draft.wake(until);
+            let told = view.memory.container(name).is_some_and(|m| m.backoff_told_for == Some(finished_at));
+            if !told && backing_off_until(view, candidate).is_some() {
+                draft.act(Action::TellBackoff { container: name.clone(), finished_at });
+            }
+            continue;
+        }
+        let Some(memory) = view.memory.container(name) else {
+            return; // Its image has just been asked for.
+        };
+        if memory.image_name != candidate.container.image.as_deref().unwrap_or_default() {
+            return; // It has just been changed, and the new one asked for.
+        }
+        let image = match (&memory.image, &memory.ready_image) {
+            (Step::Done, Some(image)) => image,
+            // One that failed does not hold up the next; one under way does, since containers start in their order.
+            (Step::Failed(_), _) => continue,
+            _ => return,
+        };
+        match memory.start.due(view.now, &START_RETRY) {
+            Due::Now => {}
+            Due::At(at) => {
+                draft.wake(at);
+                continue;
+            }
+            Due::No => return,
+        }
+        if !view.memory.mounted() {
+            return;
+        }
+        draft.act(Action::StartContainer(StartContainer {
+            container: name.clone(),
+            kind: candidate.kind,
+            sandbox_id: sandbox.id.clone(),
+            runtime_handler: sandbox.runtime_handler.clone(),
+            pod_ips: sandbox.ips.clone(),
+            restart_count: candidate.restart_count,
+            image: image.clone(),
+            restart_of: candidate.restart_of,
+            backoff: view.node.backoff,
+            backoff_key: backoff_key(view.pod, candidate.container),
+        }));
+        return;
+    }
+}
+
+fn make_sandbox(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
+    if let Some(newest) = observed.sandbox() {
+        // The old one goes first, with all that runs in it, and its network is released.
+        let mut ended = true;
+        for container in observed.containers.iter().filter(|c| c.state.may_run()) {
+            ended = false;
+            kill(view, container, container_grace(view.pod), format!("Stopping container {}", container.name), draft);
+        }
+        if !ended {
+            return;
+        }
+        for sandbox in observed.sandboxes.iter().filter(|s| s.ready || s.id == newest.id) {
+            let step = view.memory.sandbox_stops.get(&sandbox.id);
+            if step.is_some_and(|s| s.is_done()) && !sandbox.ready {
+                continue;
+            }
+            ended = false;
+            let idle = Step::Idle;
+            if draft.due(step.filter(|s| !s.is_done()).unwrap_or(&idle).due(view.now, &SANDBOX_RETRY)) {
+                draft.act(Action::TellSandboxChanged);
+                draft.act(Action::StopSandbox { id: sandbox.id.clone() });
+            }
+        }
+        if !ended {
+            return;
+        }
+        let restarts = view.spec.restart_policy.as_deref() != Some("Never");
+        if !restarts && !observed.containers.is_empty() {
+            // What has run of a pod that never restarts is not run again in another sandbox.
+            return;
+        }
+    }
+    if let Some((made_at, streak)) = view.memory.sandbox_made {
+        let earliest = later(made_at, SANDBOX_RETRY.delay(streak));
+        if view.now < earliest {
+            draft.wake(earliest);
+            return;
+        }
+    }
+    if !view.memory.cgroup.is_done() || !view.memory.references.is_done() || view.memory.volumes.failure().is_some() {
+        return;
+    }
+    if draft.due(view.memory.sandbox.due(view.now, &SANDBOX_RETRY)) {
+        draft.act(Action::CreateSandbox { attempt: observed.sandbox().map_or(0, |s| s.attempt.saturating_add(1)) });
+    }
+}
+
+fn progress<'a>(
+    view: &View<'a>,
+    observed: &'a PodObservation,
+    sandbox: Option<&'a SandboxObservation>,
+) -> Progress<'a> {
+    let mut progress = Progress::default();
+    if is_completed(view, observed) {
+        progress.completed = true;
+        return progress;
+    }
+    let initialized = sandbox.is_some_and(|sandbox| {
+        view.spec.containers.iter().any(|c| instance_in(observed, &c.name, &sandbox.id).is_some())
+    });
+    if initialized {
+        for sidecar in view.init_containers().iter().filter(|c| pod::is_sidecar(c)) {
+            consider(view, observed, sandbox, ContainerKind::Init, sidecar, &mut progress);
+        }
+    } else if !init_containers(view, observed, sandbox, &mut progress) {
+        return progress;
+    }
+    for container in &view.spec.containers {
+        consider(view, observed, sandbox, ContainerKind::Regular, container, &mut progress);
+    }
+    progress
+}
+
+/// Looks at the init containers in order. Returns whether they are done and the regular ones may start.
+fn init_containers<'a>(
+    view: &View<'a>,
+    observed: &'a PodObservation,
+    sandbox: Option<&'a SandboxObservation>,
+    progress: &mut Progress<'a>,
+) -> bool {
+    let in_sandbox = |c: &Container| sandbox.and_then(|s| instance_in(observed, &c.name, &s.id));
+    let containers = view.init_containers();
+    let furthest = containers.iter().rposition(|c| in_sandbox(c).is_some());
+    for (position, container) in containers.iter().enumerate() {
+        let sidecar = pod::is_sidecar(container);
+        match in_sandbox(container).map(|c| &c.state) {
+            Some(ContainerState::Running { .. }) if sidecar => {}
+            Some(ContainerState::Running { .. }) => return false,
+            Some(ContainerState::Exited(exit)) if !sidecar && is_success(exit) => {}
+            // A later one has run, so this one was done and has been cleared away.
+            None if !sidecar && furthest.is_some_and(|f| position < f) => {}
+            _ => {
+                consider(view, observed, sandbox, ContainerKind::Init, container, progress);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Decides about one container whose turn it is.
+fn consider<'a>(
+    view: &View<'a>,
+    observed: &'a PodObservation,
+    sandbox: Option<&'a SandboxObservation>,
+    kind: ContainerKind,
+    container: &'a Container,
+    progress: &mut Progress<'a>,
+) {
+    let mut candidate = |restart_count, exit: Option<&Exit>| {
+        progress.candidates.push(Candidate {
+            kind,
+            container,
+            restart_count,
+            restart_of: exit.map(|exit| exit.finished_at),
+            killed_at: exit.filter(|exit| exit.code == KILLED).map(|exit| exit.finished_at),
+        });
+    };
+    let Some(latest) = observed.container(&container.name) else {
+        candidate(next_count_without_instance(view, kind, &container.name), None);
+        return;
+    };
+    let in_sandbox = sandbox.is_some_and(|s| s.id == latest.sandbox_id);
+    match &latest.state {
+        ContainerState::Running { .. } => {
+            if !in_sandbox {
+                // Without a sandbox to run in it has to be started again; the sandbox's change stops it.
+                candidate(latest.restart_count.saturating_add(1), None);
+            } else if is_changed(container, latest) {
+                let message = format!("Container {} definition changed, will be restarted", container.name);
+                progress.kills.push((latest, message));
+            }
+        }
+        ContainerState::Created => {
+            // Left by an agent that ended between the two calls. It never ran, so it does not count as a restart.
+            progress.removals.push(latest);
+        }
+        ContainerState::Unknown => {
+            let message = format!("Container {} is in unknown state, try killing it before restart", container.name);
+            progress.kills.push((latest, message));
+        }
+        ContainerState::Exited(exit) => {
+            let rerun_init = kind == ContainerKind::Init && !in_sandbox;
+            if rerun_init || restarts(view, container, kind, latest, exit) {
+                candidate(latest.restart_count.saturating_add(1), Some(exit));
+            }
+        }
+    }
+}
+
+fn restarts(
+    view: &View<'_>,
+    container: &Container,
+    kind: ContainerKind,
+    latest: &ContainerObservation,
+    exit: &Exit,
+) -> bool {
+    let code = if kind == ContainerKind::Init && exit.code == 0 && !is_success(exit) { 1 } else { exit.code };
+    is_changed(container, latest) || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+}
+
+/// Whether the container was made from another definition. Only its name and image count.
+fn is_changed(container: &Container, latest: &ContainerObservation) -> bool {
+    !latest.hash.is_empty() && latest.hash != container_hash(container)
+}
+
+/// The restart count of a container that the runtime knows nothing of: one more than the API's if it ran before.
+fn next_count_without_instance(view: &View<'_>, kind: ContainerKind, name: &str) -> u32 {
+    let statuses = match kind {
+        ContainerKind::Init => &view.memory.status.init_container_statuses,
+        ContainerKind::Regular => &view.memory.status.container_statuses,
+        ContainerKind::Ephemeral => &view.memory.status.ephemeral_container_statuses,
+    };
+    let Some(status) = statuses.iter().flatten().find(|s| s.name == name) else { return 0 };
+    let count = u32::try_from(status.restart_count).unwrap_or(0);
+    // The status computed when a running container vanished has counted it already and shows it as waiting.
+    let ran = status.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+    if ran { count.saturating_add(1) } else { count }
+}
+
+/// Whether the regular containers have all ended for good, or an init container has failed for good.
+fn is_completed(view: &View<'_>, observed: &PodObservation) -> bool {
+    let ended_for_good = |container: &Container, kind: ContainerKind| match observed.container(&container.name) {
+        Some(latest) => match &latest.state {
+            ContainerState::Exited(exit) => !restarts(view, container, kind, latest, exit),
+            _ => false,
+        },
+        None => false,
+    };
+    let init_failed = view.init_containers().iter().filter(|c| !pod::is_sidecar(c)).any(|c| {
+        let failed = match observed.container(&c.name).map(|o| &o.state) {
+            Some(ContainerState::Exited(exit)) => !is_success(exit),
+            _ => false,
+        };
+        failed && ended_for_good(c, ContainerKind::Init)
+    });
+    let regular = &view.spec.containers;
+    init_failed || (!regular.is_empty() && regular.iter().all(|c| ended_for_good(c, ContainerKind::Regular)))
+}
+
+/// Of each container the newest instance is kept and, while that one has not ended, the newest that has; sandboxes that are
+/// no longer in use go with their last container.
+fn collect_garbage(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
+    let mut names: Vec<&str> = observed.containers.iter().map(|c| c.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let mut instances = observed.instances(name);
+        let newest_ended = instances.next().is_some_and(|c| matches!(c.state, ContainerState::Exited(_)));
+        let dead = instances.filter(|c| matches!(c.state, ContainerState::Exited(_) | ContainerState::Created));
+        for container in dead.skip(usize::from(!newest_ended)) {
+            remove(view, container, draft);
+        }
+    }
+    for sandbox in observed.sandboxes.iter().skip(1).filter(|s| !s.ready) {
+        if observed.containers.iter().all(|c| c.sandbox_id != sandbox.id) && draft.due(removal(view, &sandbox.id)) {
+            draft.act(Action::RemoveSandbox { id: sandbox.id.clone() });
+        }
+    }
+}
+
+fn remove(view: &View<'_>, container: &ContainerObservation, draft: &mut Draft) {
+    let starting = view.memory.container(&container.name).is_some_and(|m| m.start.is_running());
+    if !starting && draft.due(removal(view, &container.id)) {
+        draft.act(Action::RemoveContainer {
+            id: container.id.clone(),
+            container: container.name.clone(),
+            log_path: container.log_path.clone(),
+        });
+    }
+}
+
+fn removal(view: &View<'_>, id: &str) -> Due {
+    let idle = Step::Idle;
+    view.memory.removals.get(id).unwrap_or(&idle).due(view.now, &REMOVE_RETRY)
+}

@@ -1,0 +1,511 @@
+//! Random lives of random pods on a simulated clock, with a simulated runtime: actions take time and fail, containers exit,
+//! sandboxes die, the agent is killed and starts again, pods are deleted. After every step the invariants of a pod's life
+//! are checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::model::observation::{ContainerObservation, ContainerState, Exit, SandboxObservation};
+use crate::model::{SignedDuration, pod};
+use crate::runtime::translate::container_hash;
+
+/// How unkind a world is.
+#[derive(Clone, Copy, Debug)]
+struct Unkindness {
+    /// Per mille of actions that fail.
+    failures: u32,
+    /// Per mille of steps in which something happens to the pod from outside.
+    incidents: u32,
+}
+
+struct World {
+    rng: StdRng,
+    unkindness: Unkindness,
+    now: Timestamp,
+    pod: Pod,
+    runtime: PodObservation,
+    memory: PodMemory,
+    observed: Option<PodObservation>,
+    in_flight: Vec<(Timestamp, Action)>,
+    next_id: u32,
+    node: NodeFacts,
+    /// The API's status: the last published one.
+    api: PodStatus,
+    forgotten: bool,
+    deletable: bool,
+    trace: Vec<String>,
+    starts: BTreeMap<String, u32>,
+}
+
+fn after(now: Timestamp, milliseconds: i64) -> Timestamp {
+    now.checked_add(SignedDuration::from_millis(milliseconds)).unwrap()
+}
+
+fn random_pod(rng: &mut StdRng) -> Pod {
+    let container = |name: String, restart_policy: Option<&str>| Container {
+        name,
+        image: Some("image".into()),
+        restart_policy: restart_policy.map(Into::into),
+        ..Container::default()
+    };
+    let inits = rng.random_range(0..3);
+    let init = (0..inits).map(|i| container(format!("init-{i}"), rng.random_bool(0.3).then_some("Always"))).collect();
+    let regulars = rng.random_range(1..3);
+    Pod {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some("p".into()),
+            namespace: Some("ns".into()),
+            uid: Some("uid".into()),
+            generation: Some(1),
+            ..Default::default()
+        },
+        spec: Some(PodSpec {
+            restart_policy: Some(["Always", "OnFailure", "Never"][rng.random_range(0..3)].into()),
+            init_containers: Some(init),
+            containers: (0..regulars).map(|i| container(format!("main-{i}"), None)).collect(),
+            termination_grace_period_seconds: Some(rng.random_range(0..20)),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+impl World {
+    fn new(seed: u64, unkindness: Unkindness) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let pod = random_pod(&mut rng);
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        World {
+            memory: PodMemory::new(&pod, now),
+            rng,
+            unkindness,
+            now,
+            pod,
+            runtime: PodObservation::default(),
+            observed: None,
+            in_flight: Vec::new(),
+            next_id: 0,
+            node: NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "sim".into(), ..NodeFacts::default() },
+            api: PodStatus::default(),
+            forgotten: false,
+            deletable: false,
+            trace: Vec::new(),
+            starts: BTreeMap::new(),
+        }
+    }
+
+    fn chance(&mut self, per_mille: u32) -> bool {
+        self.rng.random_range(0..1000) < per_mille
+    }
+
+    fn id(&mut self, prefix: &str) -> String {
+        self.next_id += 1;
+        format!("{prefix}-{}", self.next_id)
+    }
+
+    fn note(&mut self, text: String) {
+        let at = self.now.as_millisecond() - 1_800_000_000_000;
+        self.trace.push(format!("{at:>9} {text}"));
+    }
+
+    /// One turn of the worker's loop.
+    fn turn(&mut self) {
+        if self.observed.is_none() && !self.memory.is_runtime_busy() {
+            self.observed = Some(self.runtime.clone());
+            self.memory.forget_gone(&self.runtime.clone());
+        }
+        let plan = plan(&PlanInput {
+            pod: &self.pod,
+            observed: self.observed.as_ref(),
+            memory: &self.memory,
+            node: &self.node,
+            now: self.now,
+        });
+        if let Some(status) = plan.status.clone() {
+            self.memory.status = status.clone();
+            // The status of a pod that is gone from its source is nobody's to see.
+            if !self.memory.removed {
+                self.check_status(&status);
+                self.api = status.clone();
+                self.pod.status = Some(status);
+            }
+        }
+        self.forgotten |= plan.forget;
+        self.deletable = plan.deletable;
+        if plan.completed && self.memory.termination.is_none() {
+            let pod = self.pod.clone();
+            self.memory.note_completed(&pod, self.now);
+            return;
+        }
+        for action in plan.actions {
+            self.check_action(&action);
+            self.note(format!("begin {action:?}"));
+            self.memory.note_started(&action, self.now);
+            if !action.is_told() {
+                let duration = self.rng.random_range(1..400);
+                self.in_flight.push((after(self.now, duration), action));
+            }
+        }
+        let next_end = self.in_flight.iter().map(|(at, _)| *at).min();
+        let wake = [next_end, plan.wake_at].into_iter().flatten().min();
+        if self.in_flight.is_empty() && plan.wake_at.is_some_and(|at| at < self.now) {
+            panic!("the plan wants to be made again in the past: {:?} at {}", plan.wake_at, self.now);
+        }
+        // Something else may happen before.
+        let other = after(self.now, self.rng.random_range(50..3000));
+        self.now = wake.map_or(other, |at| at.max(after(self.now, 1))).min(other);
+    }
+
+    fn end_actions(&mut self) {
+        let now = self.now;
+        let (ended, running): (Vec<_>, Vec<_>) = self.in_flight.drain(..).partition(|(at, _)| *at <= now);
+        self.in_flight = running;
+        for (_, action) in ended {
+            let failed = self.chance(self.unkindness.failures);
+            let outcome = self.carry_out(&action, failed);
+            self.note(format!("end {action:?}: {:?}", outcome.result));
+            if self.memory.note_outcome(&action, outcome, now) {
+                self.observed = None;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: &Action, failed: bool) -> Outcome {
+        let now = self.now;
+        if failed {
+            // A start can fail after the container was made.
+            if let Action::StartContainer(start) = action
+                && self.rng.random_bool(0.5)
+            {
+                let container = self.make_container(start, ContainerState::Created);
+                self.runtime.containers.insert(0, container);
+            }
+            return Outcome::from(Err(Failure::new("Simulated", "it failed")));
+        }
+        match action {
+            Action::CreateSandbox { attempt } => {
+                let sandbox = SandboxObservation {
+                    id: self.id("sandbox"),
+                    attempt: *attempt,
+                    created_at: now,
+                    ready: true,
+                    ips: vec!["10.0.0.1".into()],
+                    host_network: false,
+                    runtime_handler: String::new(),
+                };
+                self.runtime.sandboxes.insert(0, sandbox);
+            }
+            Action::StopSandbox { id } => {
+                let now = self.now;
+                for sandbox in self.runtime.sandboxes.iter_mut().filter(|s| s.id == *id) {
+                    sandbox.ready = false;
+                }
+                for container in self.runtime.containers.iter_mut().filter(|c| c.sandbox_id == *id) {
+                    end(container, now, 137);
+                }
+            }
+            Action::StartContainer(start) => {
+                let alive = self.runtime.sandboxes.iter().any(|s| s.id == start.sandbox_id && s.ready);
+                if !alive {
+                    return Outcome::from(Err(Failure::new("Simulated", "the sandbox is gone")));
+                }
+                self.check_start(start);
+                let container = self.make_container(start, ContainerState::Running { started_at: now });
+                self.runtime.containers.insert(0, container);
+            }
+            Action::KillContainer(kill) => {
+                for container in self.runtime.containers.iter_mut().filter(|c| c.id == kill.id) {
+                    end(container, now, 143);
+                }
+            }
+            Action::RemoveContainer { id, .. } => self.runtime.containers.retain(|c| c.id != *id),
+            Action::RemoveSandbox { id } => self.runtime.sandboxes.retain(|s| s.id != *id),
+            Action::RemoveRemains => self.runtime = PodObservation::default(),
+            Action::PullImage { .. } => {
+                let image = ReadyImage { image_ref: "sha256:1".into(), ..ReadyImage::default() };
+                return Outcome { image: Some(image), ..Outcome::from(Ok(())) };
+            }
+            Action::MountVolumes => {
+                let refresh_at = self.rng.random_bool(0.3).then(|| after(now, 30_000));
+                return Outcome { refresh_at, ..Outcome::from(Ok(())) };
+            }
+            _ => {}
+        }
+        Outcome::from(Ok(()))
+    }
+
+    fn make_container(&mut self, start: &StartContainer, state: ContainerState) -> ContainerObservation {
+        let (_, container) = pod::container_by_name(pod::spec(&self.pod), &start.container).unwrap();
+        ContainerObservation {
+            id: self.id("container"),
+            sandbox_id: start.sandbox_id.clone(),
+            name: start.container.clone(),
+            restart_count: start.restart_count,
+            hash: container_hash(&container),
+            created_at: self.now,
+            state,
+            image: "image".into(),
+            image_ref: "sha256:1".into(),
+            resources: None,
+            user: None,
+            annotations: BTreeMap::new(),
+            log_path: String::new(),
+        }
+    }
+
+    /// Something that the agent did not do.
+    fn incident(&mut self) {
+        match self.rng.random_range(0..10) {
+            0..=4 => self.exit_one(),
+            5 => self.kill_sandbox(),
+            6 => self.restart_agent(),
+            7 => {
+                self.note("objects changed".into());
+                self.memory.note_references_changed(self.now);
+            }
+            8 if self.rng.random_bool(0.3) => self.delete_pod(),
+            _ => {}
+        }
+    }
+
+    fn exit_one(&mut self) {
+        let running: Vec<usize> = (0..self.runtime.containers.len())
+            .filter(|i| matches!(self.runtime.containers[*i].state, ContainerState::Running { .. }))
+            .collect();
+        if running.is_empty() {
+            return;
+        }
+        let index = running[self.rng.random_range(0..running.len())];
+        let code = if self.rng.random_bool(0.6) { 0 } else { 1 };
+        let name = self.runtime.containers[index].name.clone();
+        self.note(format!("{name} exits with {code}"));
+        end(&mut self.runtime.containers[index], self.now, code);
+        self.observed = None;
+    }
+
+    fn kill_sandbox(&mut self) {
+        let now = self.now;
+        if let Some(sandbox) = self.runtime.sandboxes.first_mut().filter(|s| s.ready) {
+            sandbox.ready = false;
+            let id = sandbox.id.clone();
+            for container in self.runtime.containers.iter_mut().filter(|c| c.sandbox_id == id) {
+                end(container, now, 137);
+            }
+            self.note("the sandbox dies".into());
+            self.observed = None;
+        }
+    }
+
+    /// The agent is killed: calls under way end somehow, and all that it remembered is gone.
+    fn restart_agent(&mut self) {
+        self.note("the agent is killed and starts again".into());
+        for (_, action) in std::mem::take(&mut self.in_flight) {
+            if self.rng.random_bool(0.5) {
+                let failed = self.rng.random_bool(0.3);
+                self.carry_out(&action, failed);
+            }
+        }
+        if self.memory.removed {
+            self.memory = PodMemory::of_orphan(self.now);
+        } else {
+            self.memory = PodMemory::new(&self.pod, self.now);
+        }
+        self.observed = None;
+    }
+
+    fn delete_pod(&mut self) {
+        if pod::is_deleting(&self.pod) || self.memory.removed {
+            return;
+        }
+        let previous = self.pod.clone();
+        if self.rng.random_bool(0.2) {
+            self.note("the pod is deleted by force".into());
+            self.memory.note_removed(&previous, self.now);
+            return;
+        }
+        self.note("the pod is deleted".into());
+        let grace = pod::spec(&self.pod).termination_grace_period_seconds;
+        self.pod.metadata.deletion_grace_period_seconds = grace;
+        self.pod.metadata.deletion_timestamp = Some(crate::model::clock::api_time(self.now));
+        let pod = self.pod.clone();
+        self.memory.note_pod(&pod, Some(&previous), self.now);
+    }
+
+    fn check_action(&self, action: &Action) {
+        let in_flight = self.in_flight.iter().map(|(_, a)| a);
+        match action {
+            Action::StartContainer(_) => {
+                assert!(self.memory.termination.is_none(), "a start after the end began: {action:?}");
+                assert!(!in_flight.clone().any(|a| matches!(a, Action::StartContainer(_))), "two starts at once");
+                assert!(self.memory.volumes_mounted, "a start without volumes");
+            }
+            Action::CreateSandbox { .. } => {
+                assert!(self.memory.termination.is_none(), "a sandbox after the end began");
+                assert!(!in_flight.clone().any(|a| matches!(a, Action::CreateSandbox { .. })), "two sandboxes at once");
+                assert!(!self.runtime.sandboxes.iter().any(|s| s.ready), "a second sandbox beside a ready one");
+            }
+            Action::CleanUp => assert!(!self.runtime.is_anything_running(), "volumes taken away from what runs"),
+            Action::RemoveContainer { id, .. } => {
+                let victim = self.runtime.containers.iter().find(|c| c.id == *id);
+                assert!(!victim.is_some_and(|c| c.state.may_run()), "a running container removed");
+            }
+            _ => {}
+        }
+        if !matches!(action, Action::KillContainer(_)) {
+            assert!(!in_flight.clone().any(|a| a == action), "the same action twice at once: {action:?}");
+        }
+    }
+
+    fn check_start(&mut self, start: &StartContainer) {
+        let spec = pod::spec(&self.pod);
+        let in_sandbox = |name: &str| {
+            let instances = self.runtime.instances(name).filter(|c| c.sandbox_id == start.sandbox_id);
+            instances.map(|c| c.state.clone()).collect::<Vec<_>>()
+        };
+        assert!(
+            !self.runtime.instances(&start.container).any(|c| c.state.may_run()),
+            "two of {} at the same time",
+            start.container
+        );
+        let was_initialized = spec.containers.iter().any(|c| !in_sandbox(&c.name).is_empty());
+        for init in spec.init_containers.iter().flatten() {
+            if init.name == start.container {
+                break;
+            }
+            if !was_initialized && !pod::is_sidecar(init) {
+                let done = in_sandbox(&init.name).iter().any(|s| matches!(s, ContainerState::Exited(e) if e.code == 0));
+                assert!(done, "{} starts before {} is done", start.container, init.name);
+            }
+        }
+        let count = self.starts.entry(start.container.clone()).or_insert(start.restart_count);
+        assert!(*count <= start.restart_count, "the restart count of {} went back", start.container);
+        *count = start.restart_count;
+        if let (Some(finished_at), Some(memory)) = (start.restart_of, self.memory.container(&start.container)) {
+            // The restart that is under way has been noted, so the delay in force is the next one.
+            if let Some((_, delay)) = memory.backoff.wait(finished_at, finished_at) {
+                assert!(delay <= self.node.backoff.max && delay >= self.node.backoff.initial);
+            }
+        }
+    }
+
+    fn check_status(&self, status: &PodStatus) {
+        let phase = status.phase.as_deref().unwrap();
+        if let Some(before) = self.api.phase.as_deref().filter(|p| pod::is_terminal_phase(p)) {
+            assert_eq!(phase, before, "a terminal phase was left");
+        }
+        if pod::is_terminal_phase(phase) {
+            let runs = self.runtime.containers.iter().any(|c| c.state.may_run());
+            let starting = self.in_flight.iter().any(|(_, a)| matches!(a, Action::StartContainer(_)));
+            assert!(!runs && !starting, "phase {phase} while something runs");
+        }
+        let counts = |s: &PodStatus| -> BTreeMap<String, i32> {
+            s.container_statuses.iter().flatten().map(|c: &ContainerStatus| (c.name.clone(), c.restart_count)).collect()
+        };
+        for (name, count) in counts(&self.api) {
+            let now = counts(status).get(&name).copied().unwrap_or(0);
+            assert!(now >= count, "the API's restart count of {name} went from {count} to {now}");
+        }
+        let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+        let observed = self.observed.as_ref().unwrap();
+        let all_run = pod::spec(&self.pod)
+            .containers
+            .iter()
+            .all(|c| observed.container(&c.name).is_some_and(|o| matches!(o.state, ContainerState::Running { .. })));
+        assert!(!ready || all_run, "Ready while a container does not run");
+        let types: BTreeSet<&str> = status.conditions.iter().flatten().map(|c| c.type_.as_str()).collect();
+        assert_eq!(types.len(), status.conditions.as_ref().unwrap().len(), "a condition twice");
+    }
+
+    fn is_gone(&self) -> bool {
+        self.forgotten || (self.deletable && pod::is_deleting(&self.pod))
+    }
+}
+
+fn end(container: &mut ContainerObservation, now: Timestamp, code: i32) {
+    if let ContainerState::Running { started_at } = container.state {
+        container.state = ContainerState::Exited(Exit {
+            started_at: Some(started_at),
+            finished_at: now,
+            code,
+            reason: if code == 0 { "Completed".into() } else { "Error".into() },
+            message: String::new(),
+        });
+    }
+}
+
+/// Lets a pod live for a while, then deletes it and waits for its end.
+fn live(seed: u64, unkindness: Unkindness) -> World {
+    let mut world = World::new(seed, unkindness);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for _ in 0..150 {
+            world.end_actions();
+            if world.chance(world.unkindness.incidents) {
+                world.incident();
+            }
+            world.turn();
+            if world.is_gone() {
+                return;
+            }
+        }
+        world.note("the last deletion".into());
+        world.unkindness.incidents = 0;
+        world.delete_pod();
+        let limit = after(world.now, 600_000);
+        while !world.is_gone() {
+            world.end_actions();
+            world.turn();
+            assert!(world.now < limit, "the pod does not end");
+        }
+        assert!(!world.runtime.is_anything_running(), "something still runs of a pod that has ended");
+    }));
+    if let Err(panic) = outcome {
+        let cause = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a failed assertion".to_owned());
+        let tail = world.trace.len().saturating_sub(60);
+        panic!("seed {seed}: {cause}\n{:#?}\n{}", pod::spec(&world.pod), world.trace[tail..].join("\n"));
+    }
+    world
+}
+
+/// A simulation in which nothing happens would hold every invariant.
+#[test]
+fn the_simulation_reaches_what_it_checks() {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for seed in 0..300 {
+        let world = live(seed, Unkindness { failures: 100, incidents: 200 });
+        for what in [
+            "begin StartContainer",
+            "begin TellBackoff",
+            "begin RemoveContainer",
+            "begin TellSandboxChanged",
+            "the agent is killed",
+        ] {
+            *seen.entry(what).or_default() += world.trace.iter().filter(|line| line.contains(what)).count();
+        }
+        *seen.entry("restarts").or_default() += world.starts.values().filter(|count| **count > 0).count();
+        for phase in ["Succeeded", "Failed"] {
+            *seen.entry(phase).or_default() += usize::from(world.api.phase.as_deref() == Some(phase));
+        }
+    }
+    for (what, count) in &seen {
+        assert!(*count > 20, "{what} was seen {count} times only: {seen:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pods_live_and_end_as_they_should(seed in any::<u64>()) {
+        let _ = live(seed, Unkindness { failures: 0, incidents: 150 });
+    }
+
+    #[test]
+    fn pods_in_an_unkind_world_do_too(seed in any::<u64>()) {
+        let _ = live(seed, Unkindness { failures: 200, incidents: 300 });
+    }
+}

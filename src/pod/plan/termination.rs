@@ -1,0 +1,182 @@
+//! How a pod ends: the grace period in force, which containers are stopped when, and what follows.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::Draft;
+use super::action::{Action, KillContainer};
+use super::memory::{Due, RetryPolicy, Step, later};
+use super::view::View;
+use crate::model::observation::ContainerObservation;
+use crate::model::pod::{self, ContainerKind};
+use crate::model::{SignedDuration, Timestamp};
+
+/// A stop is sent again when the deadline moves forward by more than this.
+const NOTABLE_CHANGE: SignedDuration = SignedDuration::from_millis(500);
+
+/// A container is given at least this long, whatever the pod's grace period says (the peer's minimum).
+const SHORTEST_CONTAINER_GRACE: SignedDuration = SignedDuration::from_secs(2);
+
+const STOP_RETRY: RetryPolicy = RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(10) };
+const CLEAN_UP_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_millis(200), max: SignedDuration::from_secs(30) };
+
+/// That a pod must end, and by when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Termination {
+    /// When the end began.
+    pub since: Timestamp,
+    /// Grace period counted from `since`.
+    pub grace: SignedDuration,
+}
+
+impl Termination {
+    /// An end that begins now.
+    pub fn new(grace: SignedDuration, now: Timestamp) -> Self {
+        Termination { since: now, grace: grace.max(SignedDuration::from_secs(1)) }
+    }
+
+    /// The end of something that no source knows: 1 s of grace.
+    pub fn of_orphan(now: Timestamp) -> Self {
+        Termination::new(SignedDuration::from_secs(1), now)
+    }
+
+    /// A new grace period asked for at `now`; it may only bring the end forward.
+    pub fn shrink(&mut self, grace: SignedDuration, now: Timestamp) {
+        let grace = grace.max(SignedDuration::from_secs(1));
+        if grace < self.grace {
+            // The shorter period counts from the new request, as `kubectl delete --grace-period` means it, but never ends
+            // later than the earlier one.
+            let elapsed = now.duration_since(self.since).max(SignedDuration::ZERO);
+            self.grace = self.grace.min(elapsed.saturating_add(grace));
+        }
+    }
+
+    /// What is left of the grace period.
+    pub fn remaining(&self, now: Timestamp) -> SignedDuration {
+        later(self.since, self.grace).duration_since(now).max(SignedDuration::ZERO)
+    }
+}
+
+/// The grace period that the pod object asks for: that of its deletion, else that of its spec.
+pub fn requested_grace(pod: &Pod) -> SignedDuration {
+    let seconds = pod
+        .metadata
+        .deletion_grace_period_seconds
+        .or(pod::spec(pod).termination_grace_period_seconds)
+        .unwrap_or(30)
+        .max(1);
+    SignedDuration::from_secs(seconds)
+}
+
+/// Plans the end: containers first (sidecars after the others, in reverse order), then sandboxes, then what lies on the node.
+pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft) {
+    if view.observed.is_none() || view.memory.containers.values().any(|c| c.start.is_running()) {
+        // What a start under way leaves behind is seen when it has ended; the containers that run already stop meanwhile.
+        if let Some(observed) = view.observed {
+            stop_containers(view, termination, observed.containers.iter(), draft);
+        }
+        return;
+    }
+    let Some(observed) = view.observed else { return };
+    if stop_containers(view, termination, observed.containers.iter(), draft) {
+        return;
+    }
+    if view.memory.sandbox.is_running() {
+        return;
+    }
+    let mut stopping = false;
+    for sandbox in observed.sandboxes.iter().filter(|s| s.ready) {
+        stopping = true;
+        let idle = Step::Idle;
+        // A stop that "succeeded" and left the sandbox ready is simply repeated.
+        let step = view.memory.sandbox_stops.get(&sandbox.id).filter(|s| !s.is_done()).unwrap_or(&idle);
+        if draft.due(step.due(view.now, &STOP_RETRY)) {
+            draft.act(Action::StopSandbox { id: sandbox.id.clone() });
+        }
+    }
+    if stopping || view.memory.volumes.is_running() || view.memory.cgroup.is_running() {
+        return;
+    }
+    draft.nothing_runs = true;
+    if draft.due(view.memory.clean_up.due(view.now, &CLEAN_UP_RETRY)) {
+        draft.act(Action::CleanUp);
+    }
+    if !view.memory.clean_up.is_done() {
+        return;
+    }
+    draft.cleaned_up = true;
+    // Logs and containers of a pod that merely ended stay until it is deleted.
+    if view.memory.removed {
+        if draft.due(view.memory.remains.due(view.now, &CLEAN_UP_RETRY)) {
+            draft.act(Action::RemoveRemains);
+        }
+        draft.forget = view.memory.remains.is_done();
+    }
+}
+
+/// Stops what runs. Returns whether anything still does.
+fn stop_containers<'a>(
+    view: &View<'_>,
+    termination: &Termination,
+    containers: impl Iterator<Item = &'a ContainerObservation>,
+    draft: &mut Draft,
+) -> bool {
+    let running: Vec<&ContainerObservation> = containers.filter(|c| c.state.may_run()).collect();
+    let remaining = termination.remaining(view.now).max(SHORTEST_CONTAINER_GRACE.min(termination.grace));
+    let (sidecars, others): (Vec<_>, Vec<_>) =
+        running.iter().copied().partition(|c| view.sidecar_position(&c.name).is_some());
+    if !others.is_empty() {
+        for container in others {
+            kill(view, container, remaining, format!("Stopping container {}", container.name), draft);
+        }
+        return true;
+    }
+    // Sidecars end one after the other, the last one that started first.
+    if let Some(last) = sidecars.into_iter().max_by_key(|c| view.sidecar_position(&c.name)) {
+        kill(view, last, remaining, format!("Stopping container {}", last.name), draft);
+        return true;
+    }
+    false
+}
+
+/// Asks for a stop of the container, unless one with the same or an earlier deadline is under way.
+pub(super) fn kill(
+    view: &View<'_>,
+    container: &ContainerObservation,
+    grace: SignedDuration,
+    message: String,
+    draft: &mut Draft,
+) {
+    let deadline = later(view.now, grace);
+    let repeated = match view.memory.kills.get(&container.id) {
+        None => false,
+        Some(kill) => match kill.step.due(view.now, &STOP_RETRY) {
+            Due::No if kill.deadline.duration_since(deadline) <= NOTABLE_CHANGE => return,
+            Due::At(at) => {
+                draft.wake(at);
+                return;
+            }
+            Due::No | Due::Now => true,
+        },
+    };
+    draft.act(Action::KillContainer(KillContainer {
+        id: container.id.clone(),
+        container: container.name.clone(),
+        grace,
+        message,
+        repeated,
+    }));
+}
+
+/// The grace period of a single container that is stopped while its pod goes on.
+pub(super) fn container_grace(pod: &Pod) -> SignedDuration {
+    requested_grace(pod).max(SHORTEST_CONTAINER_GRACE)
+}
+
+/// The place of a container in its pod's list of init containers, for sidecars only.
+pub(super) fn sidecar_position(pod: &Pod, name: &str) -> Option<usize> {
+    pod::init_and_regular_containers(pod::spec(pod))
+        .enumerate()
+        .find(|(_, (kind, c))| *kind == ContainerKind::Init && pod::is_sidecar(c) && c.name == name)
+        .map(|(position, _)| position)
+}
