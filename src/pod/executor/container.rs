@@ -1,0 +1,353 @@
+//! Creating, starting and stopping containers.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Service};
+
+use super::limits::STOP_PATIENCE;
+use super::sandbox::make_directory;
+use super::teardown::LEGACY_LOGS;
+use super::{Executor, PodContext, chain};
+use crate::kube::events::EventType;
+use crate::model::field_ref::PodAddresses;
+use crate::model::pod::{self, ContainerKind};
+use crate::pod::plan::{Failure, KillContainer, StartContainer};
+use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
+use crate::runtime::translate::{
+    self, AllottedResources, ContainerInput, EnvReferenceKind, EnvSources, Environment, EnvironmentInput, Fetched,
+    ImageUser, MountSource, ServiceInfo, ServicePortInfo,
+};
+use crate::volume::MountedVolumes;
+
+/// Waiting reasons of a container that could not be made.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
+const CREATE_ERROR: &str = "CreateContainerError";
+const RUN_ERROR: &str = "RunContainerError";
+
+/// Files of one start, made before the container.
+struct StartFiles {
+    hosts_file: Option<(PathBuf, Vec<u8>)>,
+    termination_log: PathBuf,
+    log_directory: PathBuf,
+}
+
+impl Executor {
+    pub(super) async fn start_container(&self, context: &PodContext, start: &StartContainer) -> Result<(), Failure> {
+        let result = self.try_start_container(context, start).await;
+        if let Err(failure) = &result
+            && !context.ending.is_cancelled()
+        {
+            let message = format!("Error: {}", failure.message);
+            self.container_event(&context.pod, start.kind, &start.container, EventType::Warning, "Failed", message);
+        }
+        result
+    }
+
+    async fn try_start_container(&self, context: &PodContext, start: &StartContainer) -> Result<(), Failure> {
+        // Cancel-safe: preparing leaves nothing behind but files of the pod, which go with it.
+        let (config, sandbox_config) = tokio::select! {
+            () = context.ending.cancelled() => return Err(Failure::new(CREATE_ERROR, "the pod is ending")),
+            prepared = self.prepare_container(context, start) => prepared?,
+        };
+        let pod = &context.pod;
+        let _permit = self.limits.foreground().await;
+        if context.ending.is_cancelled() {
+            return Err(Failure::new(CREATE_ERROR, "the pod is ending"));
+        }
+        let runtime = &self.parts.runtime;
+        let id = runtime
+            .create_container(&start.sandbox_id, config, sandbox_config)
+            .await
+            .map_err(|error| Failure::new(CREATE_ERROR, error.to_string()))?;
+        let tell = |reason: &str, message: &str| {
+            self.container_event(pod, start.kind, &start.container, EventType::Normal, reason, message.to_owned());
+        };
+        tell("Created", "Container created");
+        if context.ending.is_cancelled() {
+            // What was made is removed with the rest of the pod.
+            return Err(Failure::new(RUN_ERROR, "the pod is ending"));
+        }
+        runtime.start_container(&id).await.map_err(|error| Failure::new(RUN_ERROR, error.to_string()))?;
+        tell("Started", "Container started");
+        self.link_log(context, start, &id).await;
+        Ok(())
+    }
+
+    /// Makes all that the container needs on the node and puts its configuration together.
+    async fn prepare_container(
+        &self,
+        context: &PodContext,
+        start: &StartContainer,
+    ) -> Result<(ContainerConfig, PodSandboxConfig), Failure> {
+        let config_error = |message: String| Failure::new(CONFIG_ERROR, message);
+        let pod = &context.pod;
+        let Some((_, container)) = pod::container_by_name(pod::spec(pod), &start.container) else {
+            return Err(config_error(format!("container {} is not in the pod", start.container)));
+        };
+        let host_ips = self.host_ips();
+        let host_network = pod::is_host_network(pod::spec(pod));
+        let pod_ips = if host_network { host_ips.clone() } else { start.pod_ips.clone() };
+        let addresses = PodAddresses { pod_ips: pod_ips.clone(), host_ips };
+
+        let environment = self.environment(context, &container, &addresses).await?;
+        let mounts = self.mount_sources(context, &container, &environment).await?;
+        let files = self.start_files(context, &container, &pod_ips)?;
+        let termination_log = files.termination_log.to_string_lossy().into_owned();
+        tokio::task::spawn_blocking(move || files.make())
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|made| made)
+            .map_err(config_error)?;
+
+        let image_user = match (start.image.uid, start.image.username.as_str()) {
+            (Some(uid), _) => ImageUser::Uid(uid),
+            (None, "") => ImageUser::Uid(0),
+            (None, name) => ImageUser::Name(name.to_owned()),
+        };
+        let allotted = AllottedResources::default();
+        let input = ContainerInput {
+            pod,
+            container: &container,
+            restart_count: start.restart_count,
+            image_ref: &start.image.image_ref,
+            image_user: &image_user,
+            environment: &environment,
+            pod_ips: &pod_ips,
+            mounts: &mounts,
+            block_devices: &[],
+            termination_log: Some(&termination_log),
+            target_id: None,
+            runtime_handler: &start.runtime_handler,
+            supports_recursive_read_only: false,
+            user_mapping: None,
+            extra_groups: &[],
+            allotted: &allotted,
+        };
+        let config = translate::container_config(&self.parts.node, &input)
+            .map_err(|error| Failure::new(error.waiting_reason(), error.to_string()))?;
+        let sandbox_config =
+            self.sandbox_config(context, 0, &start.runtime_handler, false).await.map_err(config_error)?;
+        Ok((config, sandbox_config))
+    }
+
+    /// The container's environment, with what it needs of ConfigMaps, Secrets and services.
+    async fn environment(
+        &self,
+        context: &PodContext,
+        container: &Container,
+        addresses: &PodAddresses,
+    ) -> Result<Environment, Failure> {
+        let config_error = |message: String| Failure::new(CONFIG_ERROR, message);
+        let sources = self.env_sources(context, container).await;
+        let services = match &self.parts.services {
+            Some(services) => {
+                services.wait_synced().await;
+                let own = services.in_namespace(&context.key.namespace);
+                let default =
+                    if context.key.namespace == "default" { Vec::new() } else { services.in_namespace("default") };
+                Some(own.iter().chain(&default).map(|service| service_info(service)).collect::<Vec<_>>())
+            }
+            None => Some(Vec::new()),
+        };
+        let input = EnvironmentInput {
+            pod: &context.pod,
+            container,
+            addresses,
+            sources: &sources,
+            services: services.as_deref(),
+            plugin_variables: &[],
+        };
+        translate::environment(&self.parts.node, &input).map_err(|error| config_error(error.to_string()))
+    }
+
+    async fn env_sources(&self, context: &PodContext, container: &Container) -> EnvSources {
+        let mut sources = EnvSources { config_maps: BTreeMap::new(), secrets: BTreeMap::new(), files: BTreeMap::new() };
+        let namespace = &context.key.namespace;
+        let Some(objects) = &self.parts.objects else { return sources };
+        for reference in translate::env_references(container) {
+            match reference.kind {
+                EnvReferenceKind::ConfigMap => {
+                    if let Entry::Vacant(vacant) = sources.config_maps.entry(reference.name) {
+                        let fetched = objects.config_map(namespace, vacant.key()).await;
+                        vacant.insert(fetched_object(fetched));
+                    }
+                }
+                EnvReferenceKind::Secret => {
+                    if let Entry::Vacant(vacant) = sources.secrets.entry(reference.name) {
+                        let fetched = objects.secret(namespace, vacant.key()).await;
+                        vacant.insert(fetched_object(fetched));
+                    }
+                }
+            }
+        }
+        sources
+    }
+
+    /// Where each mount of the container is found on the node, sub-paths prepared.
+    async fn mount_sources(
+        &self,
+        context: &PodContext,
+        container: &Container,
+        environment: &Environment,
+    ) -> Result<Vec<Option<MountSource>>, Failure> {
+        let config_error = |message: String| Failure::new(CONFIG_ERROR, message);
+        let requests = translate::mount_requests(container, environment)
+            .map_err(|error| Failure::new(error.waiting_reason(), error.to_string()))?;
+        let empty = MountedVolumes::default();
+        let volumes = context.volumes.as_deref().unwrap_or(&empty);
+        let mut sources = Vec::with_capacity(requests.len());
+        for request in requests {
+            let Some(volume) = volumes.get(&request.mount.name) else {
+                sources.push(None);
+                continue;
+            };
+            let host_path = match &request.sub_path {
+                None => volume.host_path.clone(),
+                Some(sub_path) => self
+                    .parts
+                    .volumes
+                    .prepare_sub_path(&context.key.uid, volume, &container.name, request.index, sub_path)
+                    .await
+                    .map_err(|error| {
+                        // Its causes name paths of the node, which are not the user's business.
+                        tracing::warn!(pod = %context.key, error = chain(&error), "a sub-path cannot be prepared");
+                        config_error(error.to_string())
+                    })?,
+            };
+            sources.push(Some(MountSource::Path {
+                host_path: host_path.to_string_lossy().into_owned(),
+                read_only: volume.read_only,
+                selinux_relabel: volume.is_relabelled(),
+            }));
+        }
+        Ok(sources)
+    }
+
+    fn start_files(
+        &self,
+        context: &PodContext,
+        container: &Container,
+        pod_ips: &[String],
+    ) -> Result<StartFiles, Failure> {
+        let node = &self.parts.node;
+        let uid = &context.key.uid;
+        let hosts_file = if translate::has_hosts_file(&context.pod, container, pod_ips) {
+            // The node's own file is what pods in its network get.
+            let node_hosts = if pod::is_host_network(pod::spec(&context.pod)) {
+                std::fs::read("/etc/hosts").unwrap_or_default()
+            } else {
+                Vec::new()
+            };
+            let content = translate::hosts_file(&context.pod, &node.cluster_domain, pod_ips, &node_hosts)
+                .map_err(|error| Failure::new(error.waiting_reason(), error.to_string()))?;
+            Some((PathBuf::from(translate::hosts_file_path(&node.root_dir, uid)), content))
+        } else {
+            None
+        };
+        let unique: u32 = rand::random();
+        Ok(StartFiles {
+            hosts_file,
+            termination_log: translate::termination_log_path(&node.root_dir, uid, &container.name, unique).into(),
+            log_directory: translate::container_log_directory(&node.pod_logs_dir, &context.key, &container.name).into(),
+        })
+    }
+
+    /// The link by which log collectors find the container's log.
+    async fn link_log(&self, context: &PodContext, start: &StartContainer, id: &str) {
+        let log = PathBuf::from(translate::pod_log_directory(&self.parts.node.pod_logs_dir, &context.key))
+            .join(translate::container_log_path(&start.container, start.restart_count));
+        let link = PathBuf::from(translate::legacy_log_link(&context.key, &start.container, id));
+        let linked = tokio::task::spawn_blocking(move || {
+            make_directory(Path::new(LEGACY_LOGS), 0o755)?;
+            match std::os::unix::fs::symlink(&log, &link) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    Err(format!("linking {}: {error}", link.display()))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await;
+        if let Err(error) = linked.map_err(|error| error.to_string()).and_then(|linked| linked) {
+            tracing::warn!(pod = %context.key, container = start.container, error, "the container's log is not linked");
+        }
+    }
+
+    pub(super) async fn kill_container(&self, context: &PodContext, kill: &KillContainer) -> Result<(), Failure> {
+        let kind = pod::container_by_name(pod::spec(&context.pod), &kill.container)
+            .map_or(ContainerKind::Regular, |(kind, _)| kind);
+        if !kill.repeated {
+            let message = kill.message.clone();
+            self.container_event(&context.pod, kind, &kill.container, EventType::Normal, "Killing", message);
+        }
+        // The runtime counts whole seconds: rather a little more than what was asked for.
+        let seconds = kill.grace.as_secs() + i64::from(kill.grace.subsec_nanos() > 0);
+        match self.limits.patient(STOP_PATIENCE, self.parts.runtime.stop_container(&kill.id, seconds)).await {
+            Err(error) if !error.is_not_found() => {
+                let message = error.to_string();
+                let told =
+                    format!("error killing pod: failed to \"KillContainer\" for \"{}\": {message}", kill.container);
+                self.pod_event(&context.pod, EventType::Warning, "FailedKillPod", told);
+                Err(Failure::new("KillContainerError", message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl StartFiles {
+    fn make(self) -> Result<(), String> {
+        if let Some((path, content)) = self.hosts_file {
+            write_file(&path, &content, 0o644)?;
+        }
+        if let Some(directory) = self.termination_log.parent() {
+            make_directory(directory, 0o750)?;
+        }
+        // Any user of the container may write its message.
+        write_file(&self.termination_log, &[], 0o666)?;
+        make_directory(&self.log_directory, 0o755)
+    }
+}
+
+/// Writes a file whose mode does not depend on the umask. It is written in place: containers have the old one mounted.
+fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("writing {}: {error}", path.display());
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(mode)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(failed)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    file.write_all(content).map_err(failed)
+}
+
+fn fetched_object<T>(result: Result<std::sync::Arc<T>, crate::kube::objects::ObjectError>) -> Fetched<T> {
+    match result {
+        Ok(object) => Fetched::Found(object),
+        Err(error) if error.is_not_found() => Fetched::NotFound,
+        Err(error) => Fetched::Failed(error.to_string()),
+    }
+}
+
+fn service_info(service: &Service) -> ServiceInfo {
+    let spec = service.spec.as_ref();
+    let ports = spec.and_then(|s| s.ports.as_ref()).into_iter().flatten();
+    ServiceInfo {
+        namespace: service.metadata.namespace.clone().unwrap_or_default(),
+        name: service.metadata.name.clone().unwrap_or_default(),
+        cluster_ip: spec.and_then(|s| s.cluster_ip.clone()).unwrap_or_default(),
+        ports: ports
+            .map(|port| ServicePortInfo {
+                name: port.name.clone().unwrap_or_default(),
+                port: port.port,
+                protocol: port.protocol.clone().unwrap_or_default(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,262 @@
+//! Carries out a plan's actions. An executor never decides: it does what an action says, turns what went wrong into a
+//! [`Failure`] with the first cause, and tells it by an event.
+//!
+//! [`sandbox`] makes and ends sandboxes, [`container`] creates, starts and stops containers, [`teardown`] removes what a pod
+//! leaves on the node.
+
+mod container;
+mod limits;
+mod sandbox;
+mod teardown;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::limits::Limits;
+use super::plan::{Action, Failure, Outcome, ReadyImage};
+use crate::cgroup::CgroupManager;
+use crate::image::{ImageManager, ImageRequest, PullPolicy};
+use crate::kube::events::{EventRecorder, EventType, container_reference, pod_reference};
+use crate::kube::objects::ObjectCache;
+use crate::kube::services::ServiceCache;
+use crate::model::observation::PodObservation;
+use crate::model::pod::{self, ContainerKind, PodKey, PodUid};
+use crate::runtime::client::RuntimeClient;
+use crate::runtime::error::RuntimeError;
+use crate::runtime::observer::Observer;
+use crate::runtime::translate::NodeSettings;
+use crate::volume::{MountedVolumes, VolumeManager};
+
+/// Pods read from the runtime at the same time.
+const PARALLEL_OBSERVATIONS: usize = 16;
+
+/// What the executor works with.
+pub struct ExecutorParts {
+    /// The runtime.
+    pub runtime: RuntimeClient,
+    /// Reads pods from the runtime.
+    pub observer: Observer,
+    /// Pulls images.
+    pub images: ImageManager,
+    /// Mounts volumes.
+    pub volumes: VolumeManager,
+    /// The cgroup tree.
+    pub cgroups: CgroupManager,
+    /// Records events.
+    pub events: EventRecorder,
+    /// ConfigMaps and Secrets; none without an API server.
+    pub objects: Option<ObjectCache>,
+    /// Services, for environment variables; none without an API server.
+    pub services: Option<ServiceCache>,
+    /// For RuntimeClass objects; none without an API server.
+    pub client: Option<::kube::Client>,
+    /// The node's settings for translation.
+    pub node: Arc<NodeSettings>,
+    /// The node's addresses.
+    pub host_ips: tokio::sync::watch::Receiver<Vec<String>>,
+    /// Why the runtime's network is not ready, if it is not.
+    pub network_problem: tokio::sync::watch::Receiver<Option<String>>,
+    /// The host's resolver configuration (`resolvConf`); empty if there is none.
+    pub resolv_conf: PathBuf,
+    /// How many starts and stops are asked of the runtime at the same time.
+    pub parallel_calls: usize,
+}
+
+/// Carries out actions for all pods.
+pub struct Executor {
+    parts: ExecutorParts,
+    limits: Limits,
+    observations: Semaphore,
+}
+
+/// The pod that an action is for.
+#[derive(Clone)]
+pub struct PodContext {
+    /// The pod as its source last gave it.
+    pub pod: Arc<Pod>,
+    /// Its key.
+    pub key: PodKey,
+    /// Its volumes, once mounted.
+    pub volumes: Option<Arc<MountedVolumes>>,
+    /// Cancelled once the pod must end.
+    pub ending: CancellationToken,
+}
+
+/// How an action ended, with what later actions need of it.
+pub struct Executed {
+    /// What the plan is told.
+    pub outcome: Outcome,
+    /// The volumes, from mounting them.
+    pub volumes: Option<Arc<MountedVolumes>>,
+}
+
+impl From<Outcome> for Executed {
+    fn from(outcome: Outcome) -> Self {
+        Executed { outcome, volumes: None }
+    }
+}
+
+impl From<Result<(), Failure>> for Executed {
+    fn from(result: Result<(), Failure>) -> Self {
+        Outcome::from(result).into()
+    }
+}
+
+impl Executor {
+    /// An executor over the node's managers.
+    pub fn new(parts: ExecutorParts) -> Self {
+        let limits = Limits::new(parts.parallel_calls);
+        Executor { parts, limits, observations: Semaphore::new(PARALLEL_OBSERVATIONS) }
+    }
+
+    /// Whether starts and stops wait for each other.
+    pub fn is_busy(&self) -> bool {
+        self.limits.is_busy()
+    }
+
+    /// What the runtime holds of a pod.
+    pub async fn observe(&self, uid: &PodUid) -> Result<PodObservation, RuntimeError> {
+        // All pods are read at once when the agent starts, and when the runtime is back.
+        let _permit = self.observations.acquire().await;
+        self.parts.observer.observe(uid).await
+    }
+
+    /// Carries out one action.
+    pub async fn execute(&self, context: &PodContext, action: &Action) -> Executed {
+        match action {
+            Action::CreateCgroup => self.create_cgroup(context).await.into(),
+            Action::ResolveReferences => self.resolve_references(context).await.into(),
+            Action::MountVolumes => self.mount_volumes(context).await,
+            Action::CreateSandbox { attempt } => self.create_sandbox(context, *attempt).await.into(),
+            Action::StopSandbox { id } => self.stop_sandbox(context, id).await.into(),
+            Action::RemoveSandbox { id } => self.remove_sandbox(id).await.into(),
+            Action::PullImage { container, kind, .. } => self.pull_image(context, container, *kind).await,
+            Action::StartContainer(start) => self.start_container(context, start).await.into(),
+            Action::KillContainer(kill) => self.kill_container(context, kill).await.into(),
+            Action::RemoveContainer { id, container, log_path } => {
+                self.collect_container(context, id, container, log_path).await.into()
+            }
+            Action::CleanUp => self.clean_up(context).await.into(),
+            Action::RemoveRemains => self.remove_remains(context).await.into(),
+            Action::TellBackoff { .. } | Action::TellSandboxChanged => {
+                self.tell(&context.pod, action);
+                Ok(()).into()
+            }
+        }
+    }
+
+    /// Records the event that an action is.
+    pub fn tell(&self, pod: &Pod, action: &Action) {
+        match action {
+            Action::TellBackoff { container, .. } => {
+                let kind = pod::container_by_name(pod::spec(pod), container).map_or(ContainerKind::Regular, |(k, _)| k);
+                let message = format!("Back-off restarting failed container {container} in pod {}", PodKey::of(pod));
+                self.container_event(pod, kind, container, EventType::Warning, "BackOff", message);
+            }
+            Action::TellSandboxChanged => {
+                let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+                self.pod_event(pod, EventType::Normal, "SandboxChanged", message);
+            }
+            _ => {}
+        }
+    }
+
+    fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &str, message: String) {
+        if pod.metadata.name.is_some() {
+            self.parts.events.event(&pod_reference(pod), event_type, reason, message);
+        }
+    }
+
+    fn container_event(
+        &self,
+        pod: &Pod,
+        kind: ContainerKind,
+        container: &str,
+        event_type: EventType,
+        reason: &str,
+        message: String,
+    ) {
+        if pod.metadata.name.is_some() {
+            self.parts.events.event(&container_reference(pod, kind, container), event_type, reason, message);
+        }
+    }
+
+    fn host_ips(&self) -> Vec<String> {
+        self.parts.host_ips.borrow().clone()
+    }
+
+    async fn create_cgroup(&self, context: &PodContext) -> Result<(), Failure> {
+        self.parts.cgroups.ensure_pod(&context.pod).await.map_err(|error| {
+            let message = format!("unable to ensure pod container exists: {}", chain(&error));
+            self.pod_event(&context.pod, EventType::Warning, "FailedCreatePodContainer", message.clone());
+            Failure::new("FailedCreatePodContainer", message)
+        })
+    }
+
+    async fn resolve_references(&self, context: &PodContext) -> Result<(), Failure> {
+        self.parts.volumes.resolve(&context.pod).await.map_err(|error| self.mount_failed(context, &error))
+    }
+
+    async fn mount_volumes(&self, context: &PodContext) -> Executed {
+        match self.parts.volumes.mount(&context.pod).await {
+            Ok(volumes) => {
+                let refresh_at = volumes.refresh_at();
+                let outcome = Outcome { refresh_at, ..Outcome::from(Ok(())) };
+                Executed { outcome, volumes: Some(Arc::new(volumes)) }
+            }
+            Err(error) => Err(self.mount_failed(context, &error)).into(),
+        }
+    }
+
+    fn mount_failed(&self, context: &PodContext, error: &crate::volume::VolumeError) -> Failure {
+        for message in error.messages() {
+            self.pod_event(&context.pod, EventType::Warning, "FailedMount", message);
+        }
+        Failure::new("FailedMount", error.to_string())
+    }
+
+    async fn pull_image(&self, context: &PodContext, container: &str, kind: ContainerKind) -> Executed {
+        let Some((_, spec)) = pod::container_by_name(pod::spec(&context.pod), container) else {
+            return Err(Failure::new("InvalidImageName", format!("container {container} is not in the pod"))).into();
+        };
+        let request = ImageRequest {
+            pod: context.pod.clone(),
+            kind,
+            container: container.to_owned(),
+            pull_policy: PullPolicy::of(spec.image_pull_policy.as_deref(), spec.image.as_deref().unwrap_or_default()),
+            image: spec.image.clone().unwrap_or_default(),
+            sandbox_config: None,
+        };
+        match self.parts.images.ensure(request).await {
+            Ok(image) => {
+                let ready =
+                    ReadyImage { image_ref: image.image_ref, uid: image.user.uid, username: image.user.username };
+                Outcome { image: Some(ready), ..Outcome::from(Ok(())) }.into()
+            }
+            Err(error) => {
+                let failure =
+                    Failure { reason: error.reason.to_string(), message: error.message, retry_at: error.retry_at };
+                Err(failure).into()
+            }
+        }
+    }
+}
+
+/// An error with all its causes, outermost first.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
