@@ -1,0 +1,16 @@
+//! Pods: the pure plan of their life ([`plan`]), the worker that carries a plan out ([`worker`]), the executor of its actions
+//! ([`executor`]), the writer of their statuses ([`status_writer`]) and the manager of all workers ([`manager`]).
+//!
+//! Must not know of the Node object or the HTTPS API.
+//!
+//! | task | input | output | stops |
+//! |---|---|---|---|
+//! | [`manager::PodManager::run`] | pod events, runtime hints, object changes | workers' inputs | at its token |
+//! | worker, one a pod | its input, hints, ended actions | actions, statuses | when nothing of the pod is left, or at its token |
+//! | [`status_writer::StatusWriter::run`] | statuses | API requests | at its token |
+
+pub mod executor;
+pub mod manager;
+pub mod plan;
+pub mod status_writer;
+mod worker;

@@ -1,0 +1,377 @@
+//! One task per pod UID and one loop: wait until something changed or the plan's time came, take the newest of every input,
+//! plan, begin what the plan asks for, publish the status.
+//!
+//! The loop is level-triggered: a lost event costs latency, never correctness. It never plans from a view of the runtime
+//! that is older than its own last action.
+//!
+//! Task: [`Worker::run`]; inputs: the pod object and removal (a `watch` of [`WorkerInput`]), hints that the runtime or an
+//! object changed; outputs: actions to the [`Executor`], statuses to the [`StatusWriter`]; ends when the plan says that
+//! nothing is left to do, or at its token, leaving actions under way to be dropped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::executor::{Executed, Executor, PodContext};
+use super::plan::{self, Action, Failure, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
+use super::status_writer::{StatusUpdate, StatusWriter};
+use crate::model::clock;
+use crate::model::observation::PodObservation;
+use crate::model::pod::{self, PodKey, PodUid};
+use crate::volume::MountedVolumes;
+
+/// How long to wait before the runtime is asked again after it failed to answer.
+const OBSERVE_RETRY: Duration = Duration::from_secs(1);
+
+/// The newest of what the sources say of a pod.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerInput {
+    pub pod: Arc<Pod>,
+    /// The pod is gone from its source.
+    pub removed: bool,
+}
+
+/// The manager's end of a worker.
+#[derive(Debug)]
+pub(super) struct WorkerHandle {
+    pub input: watch::Sender<WorkerInput>,
+    /// The runtime may hold another state of the pod.
+    pub runtime_changed: Arc<Notify>,
+    /// An object that the pod refers to has changed.
+    pub references_changed: Arc<Notify>,
+}
+
+enum Ended {
+    Action(Executed),
+    Observation { epoch: u64, result: Result<PodObservation, String> },
+}
+
+/// One pod's loop.
+pub(super) struct Worker {
+    key: PodKey,
+    input: watch::Receiver<WorkerInput>,
+    runtime_changed: Arc<Notify>,
+    references_changed: Arc<Notify>,
+    executor: Arc<Executor>,
+    status_writer: Option<StatusWriter>,
+    node: watch::Receiver<NodeFacts>,
+
+    pod: Arc<Pod>,
+    memory: PodMemory,
+    observed: Option<PodObservation>,
+    /// Counts the ended actions that changed the runtime; an observation begun before the last of them is worthless.
+    epoch: u64,
+    /// The worker itself has changed the runtime since it was read: nothing may be planned from that any more.
+    stale: bool,
+    /// Somebody else may have changed the runtime since: worth another look, and no reason to stop planning.
+    hinted: bool,
+    observing: bool,
+    observing_fails: bool,
+    observe_again_at: Option<tokio::time::Instant>,
+    tasks: JoinSet<Ended>,
+    actions: HashMap<Id, (Action, AbortHandle)>,
+    volumes: Option<Arc<MountedVolumes>>,
+    /// Ends a start between its two calls once the pod must end.
+    ending: CancellationToken,
+    /// What was published last: the status, and whether the pod may be deleted.
+    published: Option<(k8s_openapi::api::core::v1::PodStatus, bool)>,
+}
+
+/// What a worker is made from.
+pub(super) struct WorkerParts {
+    pub executor: Arc<Executor>,
+    pub status_writer: Option<StatusWriter>,
+    pub node: watch::Receiver<NodeFacts>,
+    /// What the runtime is known to hold of the pod; none if it must be asked.
+    pub observed: Option<PodObservation>,
+    /// No source knows the pod.
+    pub orphan: bool,
+}
+
+impl Worker {
+    /// A worker and the handle to it.
+    pub fn new(pod: Arc<Pod>, parts: WorkerParts) -> (Self, WorkerHandle) {
+        let now = clock::now();
+        let memory = if parts.orphan { PodMemory::of_orphan(now) } else { PodMemory::new(&pod, now) };
+        let (sender, input) = watch::channel(WorkerInput { pod: pod.clone(), removed: parts.orphan });
+        let runtime_changed = Arc::new(Notify::new());
+        let references_changed = Arc::new(Notify::new());
+        let handle = WorkerHandle {
+            input: sender,
+            runtime_changed: runtime_changed.clone(),
+            references_changed: references_changed.clone(),
+        };
+        let worker = Worker {
+            key: PodKey::of(&pod),
+            input,
+            runtime_changed,
+            references_changed,
+            executor: parts.executor,
+            status_writer: parts.status_writer,
+            node: parts.node,
+            pod,
+            memory,
+            stale: parts.observed.is_none(),
+            observed: parts.observed,
+            hinted: false,
+            epoch: 0,
+            observing: false,
+            observing_fails: false,
+            observe_again_at: None,
+            tasks: JoinSet::new(),
+            actions: HashMap::new(),
+            volumes: None,
+            ending: CancellationToken::new(),
+            published: None,
+        };
+        (worker, handle)
+    }
+
+    /// Runs the pod until nothing of it is left, or until cancelled.
+    pub async fn run(mut self, cancel: CancellationToken) -> PodUid {
+        let node = self.node.clone();
+        loop {
+            if self.memory.termination.is_some() {
+                self.stop_cancellable_actions();
+            }
+            self.observe_if_needed();
+            let plan = self.plan(&node.borrow());
+            self.publish(&plan);
+            if plan.forget {
+                debug!(pod = %self.key, "nothing is left of the pod");
+                break;
+            }
+            let wake_at = plan.wake_at;
+            if self.begin(plan) {
+                continue; // The plan itself changed what is remembered.
+            }
+            if self.wait(wake_at, &cancel).await {
+                break;
+            }
+        }
+        self.tasks.abort_all();
+        if let Some(writer) = &self.status_writer {
+            writer.forget(&self.key.uid);
+        }
+        self.key.uid
+    }
+
+    fn plan(&self, node: &NodeFacts) -> Plan {
+        plan::plan(&PlanInput {
+            pod: &self.pod,
+            observed: self.observed.as_ref().filter(|_| !self.stale),
+            memory: &self.memory,
+            node,
+            now: clock::now(),
+        })
+    }
+
+    /// Begins the plan's actions. Returns whether the plan must be made again at once.
+    fn begin(&mut self, plan: Plan) -> bool {
+        let now = clock::now();
+        if plan.completed && self.memory.termination.is_none() {
+            info!(pod = %self.key, "the pod's containers have ended for good");
+            self.memory.note_completed(&self.pod, now);
+            return true;
+        }
+        let mut changed = false;
+        for action in plan.actions {
+            self.memory.note_started(&action, now);
+            if action.is_told() {
+                self.executor.tell(&self.pod, &action);
+                changed = true;
+                continue;
+            }
+            let context = PodContext {
+                pod: self.pod.clone(),
+                key: self.key.clone(),
+                volumes: self.volumes.clone(),
+                ending: self.ending.clone(),
+            };
+            let executor = self.executor.clone();
+            let task = action.clone();
+            let handle = self.tasks.spawn(async move { Ended::Action(executor.execute(&context, &task).await) });
+            self.actions.insert(handle.id(), (action, handle));
+        }
+        changed
+    }
+
+    fn publish(&mut self, plan: &Plan) {
+        let Some(status) = &plan.status else { return };
+        let delete = plan.deletable && pod::is_deleting(&self.pod) && !self.memory.removed;
+        if self.published.as_ref().is_some_and(|(last, deleted)| last == status && *deleted == delete) {
+            return;
+        }
+        self.memory.status = status.clone();
+        self.published = Some((status.clone(), delete));
+        if let Some(writer) = self.status_writer.as_ref().filter(|_| !self.memory.removed) {
+            writer.publish(StatusUpdate { pod: self.pod.clone(), status: status.clone(), delete });
+        }
+    }
+
+    /// Reads the runtime unless its state is known or an action is about to change it.
+    fn observe_if_needed(&mut self) {
+        let waits = self.observe_again_at.is_some_and(|at| at > tokio::time::Instant::now());
+        if !(self.stale || self.hinted) || self.observing || waits || self.memory.is_runtime_busy() {
+            return;
+        }
+        self.observing = true;
+        self.hinted = false;
+        self.observe_again_at = None;
+        let (executor, uid, epoch) = (self.executor.clone(), self.key.uid.clone(), self.epoch);
+        self.tasks.spawn(async move {
+            let result = executor.observe(&uid).await.map_err(|error| error.to_string());
+            Ended::Observation { epoch, result }
+        });
+    }
+
+    /// Waits until something may have changed. Returns whether the worker must stop.
+    async fn wait(&mut self, wake_at: Option<crate::model::Timestamp>, cancel: &CancellationToken) -> bool {
+        let timer = wake_at.map(|at| {
+            let wait = at.duration_since(clock::now());
+            // A little later rather than a little too early, which would be a turn for nothing.
+            Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
+        });
+        let retry = self.observe_again_at.filter(|_| (self.stale || self.hinted) && !self.observing);
+        // Cancel-safe: every arm but the joins only notices that a state has changed, and join_next_with_id gives its result
+        // only when its arm wins.
+        tokio::select! {
+            () = cancel.cancelled() => return true,
+            Some(ended) = self.tasks.join_next_with_id() => self.note_ended(ended),
+            changed = self.input.changed() => {
+                if changed.is_err() {
+                    return true; // The manager is gone.
+                }
+                self.note_input();
+            }
+            () = self.runtime_changed.notified() => self.hinted = true,
+            () = self.references_changed.notified() => self.memory.note_references_changed(clock::now()),
+            _ = self.node.changed() => {}
+            () = sleep(timer) => {}
+            () = sleep_until(retry) => {}
+        }
+        // Whatever else is there already belongs to the same turn.
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.note_ended(ended);
+        }
+        if self.input.has_changed().unwrap_or(false) {
+            self.note_input();
+        }
+        false
+    }
+
+    fn note_input(&mut self) {
+        let input = self.input.borrow_and_update().clone();
+        let now = clock::now();
+        if input.removed && !self.memory.removed {
+            info!(pod = %self.key, "the pod is gone from its source");
+            self.memory.note_removed(&input.pod, now);
+        } else if !input.removed {
+            self.memory.note_pod(&input.pod, Some(&self.pod), now);
+        }
+        self.pod = input.pod;
+        // The API may hold another status than the one that was published: let the writer compare again.
+        if let Some((status, delete)) = &self.published
+            && !self.memory.removed
+            && let Some(writer) = &self.status_writer
+        {
+            writer.publish(StatusUpdate { pod: self.pod.clone(), status: status.clone(), delete: *delete });
+        }
+    }
+
+    fn note_ended(&mut self, ended: Result<(Id, Ended), tokio::task::JoinError>) {
+        let now = clock::now();
+        let (id, executed) = match ended {
+            Ok((_, Ended::Observation { epoch, result })) => return self.note_observation(epoch, result),
+            Ok((id, Ended::Action(executed))) => (id, executed),
+            Err(failed) => {
+                let message = if failed.is_cancelled() { "cancelled" } else { "the action ended abnormally" };
+                if failed.is_panic() {
+                    error!(pod = %self.key, error = %failed, "an action ended abnormally");
+                }
+                let Some(_) = self.actions.get(&failed.id()) else {
+                    // Not an action, so it was an observation.
+                    self.observing = false;
+                    self.observe_again_at = Some(tokio::time::Instant::now() + OBSERVE_RETRY);
+                    return;
+                };
+                (failed.id(), Executed::from(Outcome::from(Err(Failure::new("Cancelled", message)))))
+            }
+        };
+        let Some((action, _)) = self.actions.remove(&id) else { return };
+        if let Err(failure) = &executed.outcome.result {
+            let (reason, message) = (&failure.reason, &failure.message);
+            if action.is_cleaning() {
+                // No event tells of these, and they are tried again with growing pauses.
+                warn!(pod = %self.key, ?action, reason, message, "cleaning up failed; it is tried again");
+            } else {
+                debug!(pod = %self.key, ?action, reason, message, "an action failed");
+            }
+        }
+        if let Some(volumes) = executed.volumes {
+            self.volumes = Some(volumes);
+        }
+        let seen_already = self.has_seen_end_of(&action);
+        if self.memory.note_outcome(&action, executed.outcome, now) && !seen_already {
+            self.epoch += 1;
+            self.stale = true;
+        }
+    }
+
+    /// Whether a stop that has returned tells nothing new: its end was seen by an event before.
+    fn has_seen_end_of(&self, action: &Action) -> bool {
+        let (Action::KillContainer(kill), Some(observed)) = (action, &self.observed) else { return false };
+        !self.stale && observed.containers.iter().any(|c| c.id == kill.id && !c.state.may_run())
+    }
+
+    fn note_observation(&mut self, epoch: u64, result: Result<PodObservation, String>) {
+        self.observing = false;
+        match result {
+            Ok(observed) if epoch == self.epoch => {
+                self.observing_fails = false;
+                self.memory.forget_gone(&observed);
+                self.observed = Some(observed);
+                self.stale = false;
+            }
+            Ok(_) => {} // Older than the last action: read again.
+            Err(error) => {
+                if !self.observing_fails {
+                    warn!(pod = %self.key, error, "reading the pod from the runtime failed; it is tried again every second");
+                }
+                self.observing_fails = true;
+                self.hinted = true;
+                self.observe_again_at = Some(tokio::time::Instant::now() + OBSERVE_RETRY);
+            }
+        }
+    }
+
+    /// Once the pod must end, what only prepares a start is given up.
+    fn stop_cancellable_actions(&mut self) {
+        self.ending.cancel();
+        for (action, handle) in self.actions.values() {
+            if action.is_cancellable() {
+                handle.abort();
+            }
+        }
+    }
+}
+
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
