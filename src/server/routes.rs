@@ -1,0 +1,227 @@
+//! The table of all that is served, and the router made from it.
+//!
+//! A row is the whole of what the server knows of a path. On the HTTPS port a request is let in by the row's subresources
+//! before anything else is looked at, and what matches no row by `nodes/proxy`, as in the peer (`pkg/kubelet/server/auth.go`).
+//! A path matches as it was sent: nothing is decoded, cleaned or redirected first, so that what is allowed is what is served.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodRouter, any};
+use http_body_util::Limited;
+
+use super::guard::Guard;
+use super::{Endpoints, health, pods, text};
+
+/// Size of a request's body: what is served takes none, or a little.
+const BODY_BYTES: usize = 1 << 20;
+
+/// The ports of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    /// `port`, with TLS.
+    Secure,
+    /// `readOnlyPort`, open to all.
+    ReadOnly,
+    /// `healthzPort`, open to all.
+    Health,
+}
+
+/// Who may use a port.
+pub(super) enum Access {
+    /// Everyone.
+    Open,
+    /// Whom the guard lets in.
+    Guarded(Arc<Guard>),
+}
+
+/// What methods a path takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Methods {
+    /// All.
+    Any,
+    /// GET alone.
+    Get,
+}
+
+/// With which setting of `enableDebuggingHandlers` a path is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// With either.
+    Always,
+    /// With true.
+    Debugging,
+    /// With false.
+    NotDebugging,
+}
+
+/// What answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Health,
+    Fine,
+    SyncLoop,
+    Pods,
+    RunningPods,
+    Configz,
+    DebuggingDisabled,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Spellings of the path.
+    pub paths: &'static [&'static str],
+    pub methods: Methods,
+    /// Subresources of the Node, any of which a caller must be allowed to use.
+    pub subresources: &'static [&'static str],
+    pub ports: &'static [Port],
+    pub when: When,
+    pub endpoint: Endpoint,
+}
+
+const EVERYWHERE: &[Port] = &[Port::Secure, Port::ReadOnly, Port::Health];
+const BOTH: &[Port] = &[Port::Secure, Port::ReadOnly];
+const SECURE: &[Port] = &[Port::Secure];
+
+const HEALTH: &[&str] = &["healthz", "proxy"];
+const PODS: &[&str] = &["pods", "proxy"];
+const CONFIGZ: &[&str] = &["configz", "proxy"];
+const LOG: &[&str] = &["log"];
+/// What everything needs that has no subresource of its own.
+pub(super) const PROXY: &[&str] = &["proxy"];
+
+const fn disabled(paths: &'static [&'static str], subresources: &'static [&'static str]) -> Route {
+    let (when, endpoint) = (When::NotDebugging, Endpoint::DebuggingDisabled);
+    Route { paths, methods: Methods::Any, subresources, ports: BOTH, when, endpoint }
+}
+
+const fn always(
+    paths: &'static [&'static str],
+    methods: Methods,
+    subresources: &'static [&'static str],
+    ports: &'static [Port],
+    endpoint: Endpoint,
+) -> Route {
+    Route { paths, methods, subresources, ports, when: When::Always, endpoint }
+}
+
+const fn debugging(
+    paths: &'static [&'static str],
+    methods: Methods,
+    subresources: &'static [&'static str],
+    endpoint: Endpoint,
+) -> Route {
+    Route { paths, methods, subresources, ports: SECURE, when: When::Debugging, endpoint }
+}
+
+/// All that is served.
+pub(super) const ROUTES: &[Route] = &[
+    always(&["/healthz"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::Health),
+    always(&["/healthz/ping"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::Fine),
+    always(&["/healthz/log"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::Fine),
+    always(&["/healthz/syncloop"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::SyncLoop),
+    always(&["/pods", "/pods/"], Methods::Get, PODS, BOTH, Endpoint::Pods),
+    debugging(&["/runningpods", "/runningpods/"], Methods::Get, PODS, Endpoint::RunningPods),
+    debugging(&["/configz"], Methods::Any, CONFIGZ, Endpoint::Configz),
+    disabled(&["/run/", "/run/{*rest}"], PROXY),
+    disabled(&["/exec/", "/exec/{*rest}"], PROXY),
+    disabled(&["/attach/", "/attach/{*rest}"], PROXY),
+    disabled(&["/portForward/", "/portForward/{*rest}"], PROXY),
+    disabled(&["/containerLogs/", "/containerLogs/{*rest}"], PROXY),
+    disabled(&["/runningpods/", "/runningpods/{*rest}"], PODS),
+    disabled(&["/debug/pprof/", "/debug/pprof/{*rest}"], PROXY),
+    disabled(&["/logs/", "/logs/{*rest}"], LOG),
+];
+
+/// The rows that a port serves.
+pub(super) fn served(port: Port, debugging: bool) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| {
+        let when = match route.when {
+            When::Always => true,
+            When::Debugging => debugging,
+            When::NotDebugging => !debugging,
+        };
+        when && route.ports.contains(&port)
+    })
+}
+
+/// The router of a port.
+pub(super) fn router(port: Port, access: &Access, endpoints: &Arc<Endpoints>) -> Router {
+    let mut router = Router::new();
+    for route in served(port, endpoints.debugging) {
+        let endpoints = endpoints.clone();
+        let handler = any(move |request: Request| answer(route, endpoints.clone(), request));
+        let handler = behind(access, handler, route.subresources);
+        for path in route.paths {
+            router = router.route(path, handler.clone());
+        }
+    }
+    let nothing = behind(access, any(async || text::not_found()), PROXY);
+    router.fallback_service(nothing).layer(middleware::from_fn(limit_body))
+}
+
+fn behind(access: &Access, handler: MethodRouter, subresources: &'static [&'static str]) -> MethodRouter {
+    match access {
+        Access::Open => handler,
+        Access::Guarded(guard) => {
+            let guard = guard.clone();
+            handler.layer(middleware::from_fn(move |request: Request, next: Next| {
+                let guard = guard.clone();
+                async move { guard.pass(request, next, subresources).await }
+            }))
+        }
+    }
+}
+
+/// Refuses a body that says that it is too large, and ends one that turns out to be.
+async fn limit_body(request: Request, next: Next) -> Response {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES as u64) {
+        return text::too_large();
+    }
+    next.run(request.map(|body| axum::body::Body::new(Limited::new(body, BODY_BYTES)))).await
+}
+
+async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Request) -> Response {
+    if route.methods == Methods::Get && request.method() != Method::GET {
+        return text::method_not_allowed("GET");
+    }
+    match route.endpoint {
+        Endpoint::Health => health::all(request.uri().query().unwrap_or_default(), &endpoints.health),
+        Endpoint::Fine => health::one(Ok(())),
+        Endpoint::SyncLoop => health::one((endpoints.health)()),
+        Endpoint::Pods => match &endpoints.pods {
+            Some(lister) => match lister.pods().await {
+                Some(known) => list(pods::encode(known.iter().map(AsRef::as_ref))),
+                None => unknown_pods(),
+            },
+            None => unknown_pods(),
+        },
+        Endpoint::RunningPods => match &endpoints.pods {
+            Some(lister) => match lister.running_pods().await {
+                Ok(running) => list(pods::encode(&running)),
+                Err(problem) => text::text(StatusCode::INTERNAL_SERVER_ERROR, problem),
+            },
+            None => unknown_pods(),
+        },
+        Endpoint::Configz => text::json(endpoints.configz.clone()),
+        Endpoint::DebuggingDisabled => text::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
+    }
+}
+
+fn list(encoded: Result<bytes::Bytes, serde_json::Error>) -> Response {
+    match encoded {
+        Ok(body) => text::json(body),
+        Err(error) => text::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn unknown_pods() -> Response {
+    text::text(StatusCode::SERVICE_UNAVAILABLE, "the node's pods are not known")
+}
