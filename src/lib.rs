@@ -4,6 +4,7 @@
 //! [`runtime::translate`]), thin executors act, sources observe. A module may use the modules below it in this list and
 //! none above; `tests/it/layers.rs` holds the modules to it.
 
+pub mod app;
 pub mod server;
 
 pub mod node;

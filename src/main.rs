@@ -1,3 +1,7 @@
 //! The `ferrolet` binary: behaves as the kubelet when installed as /usr/bin/kubelet.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ferrolet::app::main(std::env::args_os().skip(1))
+}

@@ -1,0 +1,112 @@
+//! Start-up, wiring, the table of long tasks and the two-stage shutdown.
+//!
+//! The long tasks and what each reads and writes are listed in [`start`]; every one but the pods' workers is critical: if one
+//! ends before it is told to, the process ends with its cause and is started again by whoever started it.
+//!
+//! Shutdown has two stages: SIGTERM or SIGINT cancels the token that every task holds, and whatever has not ended by then is
+//! dropped after [`SHUTDOWN_LIMIT`]. Pods go on.
+
+mod adapters;
+mod logging;
+mod node_settings;
+mod process;
+mod start;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Invocation, Settings};
+
+/// The version that this agent answers for: that of the kubelet whose behaviour it has.
+pub const VERSION: &str = "v1.37.2";
+
+/// How long tasks may take to end after they were told to.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(600);
+
+/// Runs the agent with the arguments after the program's name. Returns when it was told to end or cannot go on.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let settings = match config::load(arguments) {
+        Ok(Invocation::Help(text)) => return print(&text),
+        Ok(Invocation::Version) => return print(&format!("Kubernetes {VERSION}\n")),
+        Ok(Invocation::Run(settings)) => settings,
+        Err(error) => return fail(&error.to_string()),
+    };
+    logging::init(&settings);
+    crate::sys::memory::use_few_arenas();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("ferrolet")
+        .max_blocking_threads(32)
+        .thread_keep_alive(Duration::from_secs(3))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("starting the async runtime: {error}")),
+    };
+    let result = runtime.block_on(run(*settings));
+    // What blocks now is a call that cannot be taken back; the process's end takes it along.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Ends with one line that says why.
+fn fail(message: &str) -> ExitCode {
+    let line = message.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "ferrolet: {line}");
+    ExitCode::FAILURE
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+    info!(version = VERSION, "starting");
+    info!("effective configuration:\n{}", config::effective_yaml(&settings));
+    if !settings.not_acted_on.is_empty() {
+        warn!(settings = settings.not_acted_on.join(", "), "these settings are understood and not acted on yet");
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let cancel = CancellationToken::new();
+    // Cancel-safe: start holds nothing that must be undone, and the signals are only noticed.
+    let mut tasks = tokio::select! {
+        started = start::start(&settings, &cancel) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    // Cancel-safe: a signal is only noticed, and a task's end is taken when its arm wins.
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(start::cause(ended)),
+    };
+    match &result {
+        Ok(()) => info!("told to end; the pods go on"),
+        Err(error) => error!("a task that must not end has ended: {error:#}"),
+    }
+    cancel.cancel();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
+        warn!("some tasks did not end in time and are dropped");
+    }
+    result
+}

@@ -1,0 +1,227 @@
+//! The configuration and the machine, in the words of each module.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::cgroup::values::PodCgroupSettings;
+use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
+use crate::config::{Gate, KubeletConfiguration, Settings};
+use crate::image::{ImageSettings, NodeConfigFiles};
+use crate::kube::objects::ChangeDetection;
+use crate::model::container_resources::{LinuxResourceSettings, MemoryQos, MemoryReservation};
+use crate::model::go_duration::GoDuration;
+use crate::model::quantity::{self, Amount};
+use crate::model::resources::ResourceTotals;
+use crate::node::resources::{DeviceResources, EvictionReservation, Reservations};
+use crate::node::{self, NodeFacts};
+use crate::runtime::translate;
+
+pub(super) fn duration(duration: GoDuration) -> Duration {
+    duration.to_std()
+}
+
+fn amounts(field: &str, list: &BTreeMap<String, String>) -> anyhow::Result<BTreeMap<String, Amount>> {
+    list.iter()
+        .map(|(name, text)| {
+            let amount = quantity::parse(text).with_context(|| format!("{field}.{name}: {text:?}"))?;
+            Ok((name.clone(), amount))
+        })
+        .collect()
+}
+
+fn totals(amounts: &BTreeMap<String, Amount>) -> ResourceTotals {
+    let list: BTreeMap<String, Quantity> =
+        amounts.iter().map(|(name, amount)| (name.clone(), quantity::milli_decimal(amount.milli_value()))).collect();
+    ResourceTotals::of_list(&list)
+}
+
+/// What the node offers to pods, as its status will say.
+pub(super) fn allocatable(settings: &node::NodeSettings, facts: &NodeFacts) -> BTreeMap<String, Quantity> {
+    let (mut capacity, mut allocatable) = (BTreeMap::new(), BTreeMap::new());
+    node::resources::apply(&mut capacity, &mut allocatable, settings, facts, &DeviceResources::default());
+    allocatable
+}
+
+/// What pods cannot have.
+pub(super) fn reservations(configuration: &KubeletConfiguration) -> anyhow::Result<Reservations> {
+    Ok(Reservations {
+        system: amounts("systemReserved", &configuration.system_reserved)?,
+        kube: amounts("kubeReserved", &configuration.kube_reserved)?,
+        eviction: EvictionReservation::of(&configuration.eviction_hard)?,
+    })
+}
+
+/// The Node object's side.
+pub(super) fn node(settings: &Settings, reservations: &Reservations) -> anyhow::Result<node::NodeSettings> {
+    let configuration = &settings.configuration;
+    let name = node::node_name(settings.flags.hostname_override.as_deref()).context("the node's name")?;
+    Ok(node::NodeSettings {
+        node_ips: settings.flags.node_ip.clone(),
+        node_labels: settings.flags.node_labels.clone(),
+        register_with_taints: configuration.register_with_taints.clone(),
+        register_node: configuration.register_node,
+        external_cloud_provider: settings.flags.cloud_provider == "external",
+        controller_attach_detach: configuration.enable_controller_attach_detach,
+        provider_id: configuration.provider_id.clone(),
+        max_pods: configuration.max_pods,
+        pods_per_core: configuration.pods_per_core,
+        reservations: reservations.clone(),
+        local_storage_isolation: configuration.local_storage_capacity_isolation,
+        status_max_images: configuration.node_status_max_images,
+        port: configuration.port,
+        version: super::VERSION.to_owned(),
+        report_user_namespace: settings.gates.enabled(Gate::KubeletInUserNamespace),
+        status_update_frequency: duration(configuration.node_status_update_frequency),
+        status_report_frequency: duration(configuration.node_status_report_frequency),
+        lease_duration_seconds: configuration.node_lease_duration_seconds,
+        ..node::NodeSettings::named(name)
+    })
+}
+
+fn memory_qos(settings: &Settings, version: Version) -> Option<MemoryQos> {
+    if version != Version::V2 || !settings.gates.enabled(Gate::MemoryQoS) {
+        return None;
+    }
+    Some(MemoryQos {
+        reservation: match settings.configuration.memory_reservation_policy.as_str() {
+            "TieredReservation" => MemoryReservation::Tiered,
+            _ => MemoryReservation::None,
+        },
+        throttling_factor: settings.configuration.memory_throttling_factor,
+        allocatable_memory: 0,
+    })
+}
+
+/// The cgroup tree's side.
+pub(super) fn cgroups(
+    settings: &Settings,
+    driver: Driver,
+    version: Version,
+    reservations: &Reservations,
+) -> CgroupSettings {
+    let configuration = &settings.configuration;
+    CgroupSettings {
+        driver,
+        cgroups_per_qos: configuration.cgroups_per_qos,
+        cgroup_root: configuration.cgroup_root.clone(),
+        enforce: Enforcement::from_names(configuration.enforce_node_allocatable.iter().map(String::as_str)),
+        system_reserved_cgroup: configuration.system_reserved_cgroup.clone(),
+        kube_reserved_cgroup: configuration.kube_reserved_cgroup.clone(),
+        system_reserved: totals(&reservations.system),
+        kube_reserved: totals(&reservations.kube),
+        pods: PodCgroupSettings {
+            cpu_cfs_quota: configuration.cpu_cfs_quota,
+            cpu_period_us: microseconds(configuration.cpu_cfs_quota_period),
+            pids_limit: configuration.pod_pids_limit,
+            memory_qos: memory_qos(settings, version),
+            page_size: page_size(),
+        },
+    }
+}
+
+fn microseconds(duration: GoDuration) -> i64 {
+    duration.as_nanos() / 1000
+}
+
+fn page_size() -> i64 {
+    i64::try_from(rustix::param::page_size()).unwrap_or(4096)
+}
+
+/// The translation's side.
+pub(super) fn translation(
+    settings: &Settings,
+    facts: &NodeFacts,
+    version: Version,
+    allocatable: BTreeMap<String, Quantity>,
+) -> anyhow::Result<translate::NodeSettings> {
+    let configuration = &settings.configuration;
+    let dns = configuration.cluster_dns.iter();
+    let cluster_dns: Vec<IpAddr> =
+        dns.map(|text| text.parse().with_context(|| format!("clusterDNS: {text:?}"))).collect::<anyhow::Result<_>>()?;
+    let machine = &facts.machine;
+    let huge_page = |bytes: i64| match bytes {
+        bytes if bytes % (1 << 30) == 0 => format!("{}GB", bytes >> 30),
+        bytes if bytes % (1 << 20) == 0 => format!("{}MB", bytes >> 20),
+        bytes => format!("{}KB", bytes >> 10),
+    };
+    Ok(translate::NodeSettings {
+        root_dir: settings.flags.root_dir.display().to_string(),
+        pod_logs_dir: configuration.pod_logs_dir.clone(),
+        cluster_domain: configuration.cluster_domain.clone(),
+        cluster_dns,
+        node_ips: settings.flags.node_ip.clone(),
+        seccomp_default: configuration.seccomp_default || settings.flags.seccomp_default,
+        resources: LinuxResourceSettings {
+            cgroup_v2: version == Version::V2,
+            cpu_cfs_quota: configuration.cpu_cfs_quota,
+            cpu_period_us: microseconds(configuration.cpu_cfs_quota_period),
+            memory_capacity: machine.memory_bytes,
+            swap_capacity: machine.swap_bytes,
+            swap_controller: is_swap_controlled(version),
+            limited_swap: configuration.memory_swap.swap_behavior == "LimitedSwap",
+            single_process_oom_kill: configuration.single_process_oom_kill.unwrap_or(version == Version::V1),
+            huge_page_sizes: machine.huge_pages.iter().map(|pool| huge_page(pool.page_bytes)).collect(),
+            memory_qos: memory_qos(settings, version),
+            page_size: page_size(),
+        },
+        allocatable,
+        thermal_throttle_paths: thermal_throttle_paths(),
+        is_selinux_enabled: Path::new("/sys/fs/selinux/enforce").exists(),
+        container_stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
+        env_files: settings.gates.enabled(Gate::EnvFiles),
+        default_pod_sysctls: configuration.default_pod_sysctls.clone(),
+    })
+}
+
+fn is_swap_controlled(version: Version) -> bool {
+    match version {
+        Version::V1 => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+        Version::V2 => {
+            // The root has no such file; the agent's own cgroup has, if swap is accounted for.
+            let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+            Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join("memory.swap.max").exists()
+        }
+    }
+}
+
+fn thermal_throttle_paths() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/sys/devices/system/cpu") else { return Vec::new() };
+    let mut paths: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("cpu"))
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// The image manager's side.
+pub(super) fn images(settings: &Settings) -> ImageSettings {
+    let configuration = &settings.configuration;
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let working_dir = std::env::current_dir().ok();
+    ImageSettings {
+        serialize: configuration.serialize_image_pulls,
+        max_parallel: configuration.max_parallel_image_pulls.and_then(|max| u32::try_from(max).ok()),
+        pull_qps: f64::from(configuration.registry_pull_qps),
+        pull_burst: u32::try_from(configuration.registry_burst).unwrap_or(0),
+        node_config: NodeConfigFiles::new(&settings.flags.root_dir, working_dir.as_deref(), home.as_deref()),
+    }
+}
+
+/// How changes of ConfigMaps and Secrets are noticed.
+pub(super) fn change_detection(configuration: &KubeletConfiguration) -> ChangeDetection {
+    match configuration.config_map_and_secret_change_detection_strategy.as_str() {
+        "Get" => ChangeDetection::Get,
+        "Cache" => ChangeDetection::Cache { ttl: Duration::from_secs(60) },
+        _ => ChangeDetection::Watch,
+    }
+}

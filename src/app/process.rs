@@ -1,0 +1,44 @@
+//! What the agent is as a process: open files, its chance to be killed for memory, swap on its machine.
+
+use std::path::Path;
+
+use tracing::warn;
+
+/// Raises the limit of open files to `maxOpenFiles`, as far as the machine lets it.
+pub(super) fn raise_open_files(wanted: i64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = u64::try_from(wanted).unwrap_or(0);
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted.max(hard.unwrap_or(u64::MAX))) };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        let soft = hard.map_or(wanted, |hard| wanted.min(hard));
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard }) {
+            warn!(%error, wanted, "the limit of open files stays as it is");
+        }
+    }
+}
+
+/// Whether any swap space is in use: `/proc/swaps` has a line after its head, memory-backed ones apart.
+pub(super) fn is_swap_on(proc: &Path) -> bool {
+    let swaps = std::fs::read_to_string(proc.join("swaps")).unwrap_or_default();
+    swaps.lines().skip(1).any(|line| !line.trim().is_empty() && !line.contains("/zram"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let swaps = directory.path().join("swaps");
+        let head = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert!(!is_swap_on(directory.path()), "no such file");
+        std::fs::write(&swaps, head).unwrap();
+        assert!(!is_swap_on(directory.path()));
+        std::fs::write(&swaps, format!("{head}/dev/zram0 partition 8 0 100\n")).unwrap();
+        assert!(!is_swap_on(directory.path()));
+        std::fs::write(&swaps, format!("{head}/dev/sda2 partition 8 0 -2\n")).unwrap();
+        assert!(is_swap_on(directory.path()));
+    }
+}

@@ -1,0 +1,424 @@
+//! Brings the agent up: checks the machine, speaks to the runtime, makes every module, starts every long task.
+//!
+//! | task | input | output |
+//! |---|---|---|
+//! | events | recorded events | Event objects |
+//! | objects | registered pods | single-object watches |
+//! | services | watch of services | the service cache |
+//! | node | runtime state, the Node | Node, lease, status |
+//! | pod source | watch of this node's pods | pod events |
+//! | observer | runtime events, relists | hints |
+//! | facts | the Node's addresses, the runtime's network | what plans and sandboxes need of them |
+//! | pods | pod events, hints, object changes | workers |
+//! | statuses | workers' statuses | status patches, deletions |
+//! | qos | the running pods' requests | values of the QoS cgroups |
+//! | health | connections | `ok` |
+//! | https, read-only | connections | the kubelet's API |
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
+use super::{node_settings, process};
+use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
+use crate::config::{Settings, validate_for_cgroup};
+use crate::image::ImageManager;
+use crate::kube::client::{ApiServer, ClientOptions};
+use crate::kube::events::{EventRecorder, EventType, node_reference};
+use crate::kube::objects::{ApiObjects, ObjectCache};
+use crate::kube::pods::PodSource;
+use crate::kube::services::ServiceCache;
+use crate::kube::tokens::TokenManager;
+use crate::model::resources::ResourceTotals;
+use crate::model::{SignedDuration, go_duration::GoDuration};
+use crate::node::{NodeClients, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
+use crate::pod::executor::{Executor, ExecutorParts};
+use crate::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
+use crate::pod::plan::{self, BackoffPolicy};
+use crate::pod::status_writer::StatusWriter;
+use crate::runtime::client::{ClientSettings, RuntimeClient};
+use crate::runtime::cri;
+use crate::runtime::observer::{Observer, ObserverSettings};
+use crate::server::{HealthCheck, Server, ServerInputs};
+use crate::sys::machine::MachineReader;
+use crate::sys::mount::KernelMounts;
+use crate::volume::VolumeManager;
+
+/// A relist that is older than this means that the agent no longer sees its pods.
+const UNHEALTHY_RELIST: Duration = Duration::from_secs(180);
+/// Starts and stops asked of the runtime at the same time, by processor: more only makes them wait inside the runtime.
+const CALLS_PER_PROCESSOR: usize = 2;
+
+/// The long tasks: each tells its name and how it ended.
+pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Why a task ended that must not end.
+pub(super) fn cause(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((name, Ok(()))) => anyhow::anyhow!("the task {name} ended by itself"),
+        Ok((name, Err(error))) => error.context(format!("the task {name}")),
+        Err(error) => anyhow::Error::new(error).context("a task ended abnormally"),
+    }
+}
+
+/// The API server's side of the agent.
+struct Api {
+    client: ::kube::Client,
+    heartbeat: ::kube::Client,
+    objects: ObjectCache,
+    tokens: TokenManager,
+    services: ServiceCache,
+}
+
+/// Starts the agent. Waits for the runtime; everything else that is away is waited for by its own task.
+pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> anyhow::Result<Tasks> {
+    let configuration = &settings.configuration;
+    let mut tasks = Tasks::new();
+    check_machine(settings)?;
+    let hierarchy = Hierarchy::detect(&HostPaths::default()).context("the host's cgroups")?;
+    let version = hierarchy.version();
+    validate_for_cgroup(configuration, version == Version::V1)?;
+    let reservations = node_settings::reservations(configuration)?;
+    let node_config = node_settings::node(settings, &reservations)?;
+    let node_name = node_config.node_name.clone();
+
+    let server = match &settings.flags.kubeconfig {
+        Some(path) => Some(ApiServer::load(path).await?),
+        None => None,
+    };
+    process::raise_open_files(configuration.max_open_files);
+    cgroup::oom::protect_self(Path::new("/proc"), configuration.oom_score_adj);
+
+    let mounts = Arc::new(KernelMounts::default());
+    prepare_root(&settings.flags.root_dir)?;
+    let facts = NodeFacts::read(&MachineReader::below("/"), &settings.flags.root_dir).context("reading the machine")?;
+
+    let runtime = RuntimeClient::new(&ClientSettings {
+        runtime_endpoint: configuration.container_runtime_endpoint.clone(),
+        image_endpoint: Some(configuration.image_service_endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+        request_timeout: node_settings::duration(configuration.runtime_request_timeout),
+    })?;
+    let observer = Observer::new(runtime.clone(), ObserverSettings::default());
+    if let Some(health) = health_server(settings, sync_loop_check(observer.clone())).await? {
+        info!(address = %health.address(), "serving health");
+        spawn(&mut tasks, "health", health.run(cancel.child_token()));
+    }
+    let runtime_name = wait_for_runtime(&runtime).await;
+    let driver = cgroup_driver(&runtime, &configuration.cgroup_driver).await?;
+
+    let (mut recorder, mut event_task) = (EventRecorder::discarding(), None);
+    let api = match &server {
+        Some(server) => {
+            let options = |qps: i32, burst: i32| ClientOptions {
+                qps: f64::from(qps),
+                burst: u32::try_from(burst).unwrap_or(0),
+                ..ClientOptions::default()
+            };
+            let client = server.client(&options(configuration.kube_api_qps, configuration.kube_api_burst))?;
+            let events = server.client(&options(configuration.event_record_qps, configuration.event_burst))?;
+            // A limit of their own: during an outage the retries of many watches must not use up that of pod statuses.
+            let watches = server.client(&options(configuration.kube_api_qps, configuration.kube_api_burst))?;
+            let (sender, task) = EventRecorder::new(events, &node_name);
+            (recorder, event_task) = (sender, Some(task));
+            Some(Api {
+                heartbeat: server.client(&ClientOptions::heartbeat(node_config.heartbeat_timeout()))?,
+                objects: ObjectCache::new(watches, node_settings::change_detection(configuration)),
+                tokens: TokenManager::new(client.clone()),
+                services: ServiceCache::new(client.clone()),
+                client,
+            })
+        }
+        None => None,
+    };
+    let objects = api.as_ref().map(|api| api.objects.clone());
+
+    let cgroups = CgroupManager::new(node_settings::cgroups(settings, driver, version, &reservations), hierarchy)
+        .context("the cgroup tree")?;
+    enforce_allocatable(&cgroups, &facts, &recorder, &node_name).await?;
+
+    let volume_objects =
+        api.as_ref().map(|api| ApiObjects { objects: api.objects.clone(), tokens: api.tokens.clone() });
+    let root_dir = settings.flags.root_dir.clone();
+    let volumes = VolumeManager::new(root_dir, Arc::new(Objects(volume_objects)), mounts);
+    volumes.prepare_root().await.context("preparing the root directory")?;
+    let events = Events { recorder: recorder.clone(), node_name: node_name.clone() };
+    let images = ImageManager::new(
+        node_settings::images(settings),
+        Arc::new(runtime.clone()),
+        Arc::new(Secrets(objects.clone())),
+        Arc::new(events.clone()),
+    );
+    let relist_age = {
+        let observer = observer.clone();
+        Arc::new(move || observer.since_last_relist())
+    };
+    let clients = api.as_ref().map(|api| NodeClients { main: api.client.clone(), heartbeat: api.heartbeat.clone() });
+    let node_runtime = Arc::new(Runtime(runtime.clone()));
+    let allocatable = node_settings::allocatable(&node_config, &facts);
+    let parts = NodeParts::new(node_config, facts.clone(), clients, node_runtime, relist_age, Arc::new(events));
+    let node = NodeManager::new(parts);
+    volumes.set_allocatable(allocatable.clone());
+
+    let (facts_sender, node_facts) = watch::channel(plan::NodeFacts {
+        host_ips: Vec::new(),
+        runtime_name,
+        backoff: backoff(configuration.crash_loop_back_off.max_container_restart_period),
+        ..plan::NodeFacts::default()
+    });
+    let (ips_sender, host_ips) = watch::channel(Vec::new());
+    let (network_sender, network_problem) = watch::channel(None);
+    let senders = FactSenders { facts: facts_sender, host_ips: ips_sender, network_problem: network_sender };
+
+    let executor = Arc::new(Executor::new(ExecutorParts {
+        runtime: runtime.clone(),
+        observer: observer.clone(),
+        images,
+        volumes: volumes.clone(),
+        cgroups: cgroups.clone(),
+        events: recorder,
+        objects: objects.clone(),
+        services: api.as_ref().map(|api| api.services.clone()),
+        client: api.as_ref().map(|api| api.client.clone()),
+        node: Arc::new(node_settings::translation(settings, &facts, version, allocatable)?),
+        host_ips,
+        network_problem,
+        resolv_conf: PathBuf::from(&configuration.resolv_conf),
+        parallel_calls: std::thread::available_parallelism().map_or(1, usize::from) * CALLS_PER_PROCESSOR,
+    }));
+    let busy: Arc<dyn Fn() -> bool + Send + Sync> = {
+        let executor = executor.clone();
+        Arc::new(move || executor.is_busy())
+    };
+    let status_writer = api.as_ref().map(|api| StatusWriter::new(api.client.clone(), busy.clone()));
+    let manager = PodManager::new(PodManagerParts {
+        executor,
+        status_writer: status_writer.clone(),
+        node: node_facts,
+        observer: observer.clone(),
+        volumes,
+        cgroups,
+        objects: objects.clone(),
+    });
+    let (hint_sender, hints) = mpsc::channel(1024);
+
+    let Some(api) = api else {
+        bail!("no --kubeconfig is given: a node without an API server is not supported yet");
+    };
+    let (source, pods) = PodSource::new(api.client.clone(), &node_name);
+    let inputs = PodManagerInputs { pods, hints, objects: Some(api.objects.changes()) };
+
+    let token = || cancel.child_token();
+    if let Some(task) = event_task {
+        spawn(&mut tasks, "events", task.behind(busy).run(token()));
+    }
+    spawn(&mut tasks, "objects", api.objects.clone().run(token()));
+    spawn(&mut tasks, "services", api.services.run(token()));
+    spawn(&mut tasks, "facts", follow_facts(node.node(), node.runtime_state(), senders, token()));
+    let node_token = token();
+    tasks.spawn(async move { ("node", node.run(node_token).await.map_err(Into::into)) });
+    spawn(&mut tasks, "pod source", source.run(token()));
+    let observer_token = token();
+    let pods_served = Pods { list: manager.pods(), observer: observer.clone() };
+    spawn(&mut tasks, "observer", async move { observer.run(hint_sender, observer_token).await });
+    if let Some(writer) = status_writer {
+        spawn(&mut tasks, "statuses", writer.run(token()));
+    }
+    spawn(&mut tasks, "pods", manager.run(inputs, token()));
+    serve_https(&mut tasks, settings, &node_name, server.as_ref(), pods_served, cancel).await?;
+    info!(node = node_name, "started");
+    Ok(tasks)
+}
+
+fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        (name, Ok(()))
+    });
+}
+
+fn backoff(max: Option<GoDuration>) -> BackoffPolicy {
+    max.filter(|max| !max.is_zero())
+        .map_or_else(BackoffPolicy::default, |max| BackoffPolicy::with_max(SignedDuration::from_nanos(max.as_nanos())))
+}
+
+fn check_machine(settings: &Settings) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        warn!("not running as root: mounts, cgroups and the runtime's socket are likely to be refused");
+    }
+    if settings.configuration.fail_swap_on && process::is_swap_on(Path::new("/proc")) {
+        bail!(
+            "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false; \
+             /proc/swaps lists what is on"
+        );
+    }
+    Ok(())
+}
+
+fn prepare_root(root: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o750).create(root);
+    made.with_context(|| format!("making the root directory {}", root.display()))
+}
+
+/// Waits until the runtime answers. Returns its name.
+async fn wait_for_runtime(runtime: &RuntimeClient) -> String {
+    let mut told = false;
+    loop {
+        match runtime.version().await {
+            Ok(version) => {
+                info!(name = version.runtime_name, version = version.runtime_version, "the container runtime answers");
+                return version.runtime_name;
+            }
+            Err(error) => {
+                if !told {
+                    warn!(endpoint = runtime.endpoint(), %error, "waiting for the container runtime");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+    }
+}
+
+/// The driver that the runtime uses, else the configured one (KEP 4033).
+async fn cgroup_driver(runtime: &RuntimeClient, configured: &str) -> anyhow::Result<Driver> {
+    let configured = Driver::parse(configured).with_context(|| format!("cgroupDriver: {configured:?}"))?;
+    match runtime.runtime_config().await {
+        Ok(response) => {
+            let told = response.linux.map(|linux| linux.cgroup_driver());
+            Ok(match told {
+                Some(cri::CgroupDriver::Systemd) => Driver::Systemd,
+                Some(cri::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
+                None => configured,
+            })
+        }
+        Err(error) if error.is_unimplemented() => Ok(configured),
+        Err(error) => Err(error).context("asking the runtime for its cgroup driver"),
+    }
+}
+
+async fn enforce_allocatable(
+    cgroups: &CgroupManager,
+    facts: &NodeFacts,
+    recorder: &EventRecorder,
+    node_name: &str,
+) -> anyhow::Result<()> {
+    let machine = &facts.machine;
+    let mut capacity = ResourceTotals {
+        cpu_milli: Some(i64::from(machine.cpus) * 1000),
+        memory_bytes: Some(machine.memory_bytes),
+        ..ResourceTotals::default()
+    };
+    if let Ok(limits) = MachineReader::below("/").process_limits() {
+        capacity.other.insert("pid".to_owned(), limits.maximum);
+    }
+    for enforced in cgroups.ensure_node(&capacity).await.context("making the cgroup tree")? {
+        let event_type = if enforced.error.is_none() { EventType::Normal } else { EventType::Warning };
+        recorder.event(&node_reference(node_name, None), event_type, enforced.reason(), enforced.message());
+        if enforced.is_fatal() {
+            bail!("{}", enforced.message());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the agent still sees its pods; fine while it starts.
+fn sync_loop_check(observer: Observer) -> HealthCheck {
+    Arc::new(move || match observer.since_last_relist() {
+        Some(age) if age > UNHEALTHY_RELIST => {
+            Err(format!("the runtime's pods were last listed {} s ago", age.as_secs()))
+        }
+        _ => Ok(()),
+    })
+}
+
+async fn health_server(settings: &Settings, check: HealthCheck) -> anyhow::Result<Option<Server>> {
+    let configuration = &settings.configuration;
+    let Some(port) = u16::try_from(configuration.healthz_port).ok().filter(|port| *port > 0) else { return Ok(None) };
+    let host = &configuration.healthz_bind_address;
+    let ip: IpAddr = host.parse().with_context(|| format!("healthzBindAddress: {host:?} is no IP address"))?;
+    Ok(Some(Server::health(SocketAddr::new(ip, port), check).await?))
+}
+
+/// Serves the HTTPS API and, where it is turned on, the read-only port.
+async fn serve_https(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    node_name: &str,
+    api: Option<&ApiServer>,
+    pods: Pods,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    if !settings.configuration.enable_server {
+        return Ok(());
+    }
+    // A rate of its own: callers whose tokens are to be reviewed must not hold up statuses.
+    let client = api.map(|api| api.client(&ClientOptions::default())).transpose()?;
+    let health = sync_loop_check(pods.observer.clone());
+    let pods = Arc::new(pods);
+    let inputs = || ServerInputs {
+        configuration: &settings.configuration,
+        certificate_folder: &settings.flags.cert_dir,
+        node_name,
+        client: client.as_ref(),
+        health: health.clone(),
+        pods: Some(pods.clone()),
+    };
+    let https = Server::https(inputs()).await?;
+    info!(address = %https.address(), "serving the HTTPS API");
+    spawn(tasks, "https", https.run(cancel.child_token()));
+    if let Some(read_only) = Server::read_only(inputs()).await? {
+        spawn(tasks, "read-only", read_only.run(cancel.child_token()));
+    }
+    Ok(())
+}
+
+/// Where what is known of the node goes.
+struct FactSenders {
+    facts: watch::Sender<plan::NodeFacts>,
+    host_ips: watch::Sender<Vec<String>>,
+    network_problem: watch::Sender<Option<String>>,
+}
+
+/// Passes on the Node's addresses and the state of the runtime's network.
+async fn follow_facts(
+    mut node: NodeHandle,
+    mut runtime: RuntimeStateHandle,
+    senders: FactSenders,
+    cancel: CancellationToken,
+) {
+    loop {
+        let host_ips: Vec<String> = node.host_ips().iter().map(IpAddr::to_string).collect();
+        let set = |ips: &mut Vec<String>| {
+            let changed = *ips != host_ips;
+            if changed {
+                ips.clone_from(&host_ips);
+            }
+            changed
+        };
+        senders.host_ips.send_if_modified(set);
+        senders.facts.send_if_modified(|facts| set(&mut facts.host_ips));
+        let problem = runtime.network_error();
+        senders.network_problem.send_if_modified(|current| {
+            let changed = *current != problem;
+            if changed {
+                current.clone_from(&problem);
+            }
+            changed
+        });
+        // Cancel-safe: both handles only tell that something is new.
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = node.changed() => {}
+            () = runtime.changed() => {}
+        }
+    }
+}
