@@ -5,4 +5,5 @@
 mod fake_runtime;
 mod image;
 mod layers;
+mod pods;
 mod runtime;

@@ -1,0 +1,14 @@
+//! The whole pod machinery (manager, workers, executor, status writer, pod source, observer) on the fake runtime and on an
+//! API server in memory.
+//!
+//! Time is real, since sockets are: a test waits for a condition with a deadline, and only sleeps to show that something does
+//! not happen.
+
+mod api;
+mod deletion;
+mod faults;
+mod lifecycle;
+mod outages;
+mod restarts;
+mod start_failures;
+mod world;
