@@ -5,5 +5,6 @@
 mod fake_runtime;
 mod image;
 mod layers;
+mod node;
 mod pods;
 mod runtime;

@@ -1,0 +1,203 @@
+//! The agent, the runtime and the API server go away and come back: nothing that runs is touched, nothing is lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::harness::*;
+
+/// Watches pods and notes every one that is seen not Ready after it was Ready.
+async fn watch_for_flips(namespace: &TestNamespace) -> (Arc<Mutex<Vec<String>>>, tokio::task::JoinHandle<()>) {
+    let flips: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (api, noted) = (namespace.api::<Pod>(), flips.clone());
+    #[allow(clippy::disallowed_methods, reason = "the test ends it")]
+    let task = tokio::spawn(async move {
+        let mut ready = BTreeSet::new();
+        let stream = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+        tokio::pin!(stream);
+        while let Ok(Some(pod)) = stream.try_next().await {
+            let name = pod.metadata.name.clone().unwrap();
+            if name == "crash" {
+                continue; // It is meant to.
+            }
+            if condition(&pod, "Ready").as_deref() == Some("True") {
+                ready.insert(name);
+            } else if ready.contains(&name) && pod.metadata.deletion_timestamp.is_none() {
+                noted.lock().await.push(name);
+            }
+        }
+    });
+    (flips, task)
+}
+
+async fn ready_pods(namespace: &TestNamespace, count: usize) -> Vec<String> {
+    let mut uids = Vec::new();
+    for index in 0..count {
+        let spec = json!({"containers": [{"name": "c", "image": PAUSE}]});
+        uids.push(uid(&namespace.pod(&format!("p{index}"), spec).await));
+    }
+    for index in 0..count {
+        namespace.wait_ready(&format!("p{index}")).await;
+    }
+    uids
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_killed_agent_finds_its_pods_as_they_were() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("killed").await;
+    let uids = ready_pods(&namespace, 5).await;
+    let crashing = namespace.script("crash", "exit 1", "Always").await;
+    let seen = namespace.wait_pod("crash", "two restarts", 60, |p| {
+        p.status.as_ref().and_then(|s| s.container_statuses.as_ref()).is_some_and(|c| c[0].restart_count >= 2)
+    });
+    let restarts = container(&seen.await, "c").restart_count;
+    let (flips, watch) = watch_for_flips(&namespace).await;
+    let before = namespace.container_ids().await;
+    agent.kill().await;
+    let agent = Agent::start(Kind::Ferrolet).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut after = namespace.container_ids().await;
+    let mut same = before.clone();
+    for ids in [&mut after, &mut same] {
+        ids.remove(&("crash".to_owned(), "c".to_owned()));
+    }
+    assert_eq!(same, after, "a container was changed");
+    assert!(
+        container(&namespace.get("crash").await.unwrap(), "c").restart_count >= restarts,
+        "a restart count was lost"
+    );
+    let (took, code) = agent.terminate().await;
+    assert!(took < Duration::from_secs(1) && code == Some(0), "SIGTERM: {took:?}, code {code:?}");
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut again = namespace.container_ids().await;
+    again.remove(&("crash".to_owned(), "c".to_owned()));
+    assert_eq!(again, after, "a container was changed");
+    assert_eq!(*flips.lock().await, Vec::<String>::new(), "Ready flipped");
+    watch.abort();
+    namespace.clean_up(&[uids, vec![uid(&crashing)]].concat()).await;
+}
+
+/// Kills the agent again and again while something goes on.
+async fn harried<T>(agent: Agent, kills: usize, pause: Duration, work: impl Future<Output = T>) -> (Agent, T) {
+    let harry = async {
+        let mut agent = agent;
+        for _ in 0..kills {
+            tokio::time::sleep(pause).await;
+            agent.kill().await;
+            agent = Agent::launch(Kind::Ferrolet, &[]).await;
+        }
+        agent
+    };
+    tokio::join!(harry, work)
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn thirty_pods_survive_an_agent_that_is_killed_all_the_time() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("harried").await;
+    let (agent, uids) = harried(agent, 4, Duration::from_millis(900), ready_pods(&namespace, 30)).await;
+    for pod in namespace.pods().await {
+        assert_eq!(container(&pod, "c").restart_count, 0, "{:?} was restarted", pod.metadata.name);
+    }
+    let deletion = async {
+        namespace.api::<Pod>().delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        wait("all pods to be gone", 90, async || namespace.pods().await.is_empty().then_some(())).await;
+    };
+    let (_agent, ()) = harried(agent, 4, Duration::from_millis(700), deletion).await;
+    wait_nothing_left(&uids).await;
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn pods_deleted_while_the_agent_is_away_are_ended_by_the_next() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("away").await;
+    let uids = ready_pods(&namespace, 3).await;
+    agent.kill().await;
+    namespace.delete("p0", Some(0)).await;
+    namespace.delete("p1", None).await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    namespace.wait_gone("p1", 30).await;
+    wait_nothing_left(&uids[..2]).await;
+    assert_eq!(condition(&namespace.get("p2").await.unwrap(), "Ready").as_deref(), Some("True"));
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_restarted_runtime_is_found_again() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("runtime-restart").await;
+    let mut uids = ready_pods(&namespace, 3).await;
+    let before = namespace.container_ids().await;
+    let (flips, watch) = watch_for_flips(&namespace).await;
+    component("restart", "containerd").await;
+    uids.push(uid(&namespace.script("after", "sleep 3600", "Always").await));
+    namespace.wait_ready("after").await;
+    let mut after = namespace.container_ids().await;
+    after.remove(&("after".to_owned(), "c".to_owned()));
+    assert_eq!(before, after);
+    assert_eq!(*flips.lock().await, Vec::<String>::new());
+    watch.abort();
+    // What happens while the runtime is away is seen when it is back.
+    component("stop", "containerd").await;
+    namespace.delete("p0", None).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    component("start", "containerd").await;
+    namespace.wait_gone("p0", 40).await;
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn an_api_server_that_was_away_is_caught_up_with() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("api-away").await;
+    let mut uids = ready_pods(&namespace, 2).await;
+    let once = namespace.script("once", "sleep 4; exit 5", "Never").await;
+    namespace.wait_phase("once", "Running").await;
+    uids.push(uid(&once));
+    component("kill", "kube-apiserver").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    component("start", "kube-apiserver").await;
+    let client = client().await;
+    wait("the API server", 60, async || client.apiserver_version().await.ok()).await;
+    let ended = namespace.wait_phase("once", "Failed").await;
+    assert_eq!(container(&ended, "c").state.unwrap().terminated.unwrap().exit_code, 5);
+    uids.push(uid(&namespace.script("after", "sleep 3600", "Always").await));
+    namespace.wait_ready("after").await;
+    for name in ["p0", "p1"] {
+        assert_eq!(container(&namespace.get(name).await.unwrap(), "c").restart_count, 0);
+    }
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_sandbox_that_dies_is_made_again() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("sandbox").await;
+    let uids = ready_pods(&namespace, 1).await;
+    let sandboxes = runtime().list_pod_sandbox(None).await.unwrap();
+    let sandbox = sandboxes.iter().find(|s| s.labels.get("io.kubernetes.pod.uid") == Some(&uids[0])).unwrap();
+    runtime().stop_pod_sandbox(&sandbox.id).await.unwrap();
+    namespace.wait_event("p0", "SandboxChanged").await;
+    let again = namespace
+        .wait_pod("p0", "a new container", 30, |p| {
+            condition(p, "Ready").as_deref() == Some("True") && container(p, "c").restart_count == 1
+        })
+        .await;
+    assert!(container(&again, "c").last_state.unwrap().terminated.is_some());
+    namespace.clean_up(&uids).await;
+}

@@ -1,0 +1,10 @@
+//! The agent on a real node: real control plane, real containerd, real pods. They need root and the place that
+//! `hack/isolated --cluster` makes, run one after the other, and are ignored elsewhere: `hack/test` runs them.
+
+mod adoption;
+mod faults;
+mod harness;
+mod images;
+mod lifecycle;
+mod node_object;
+mod volumes;
