@@ -1,0 +1,98 @@
+//! The client of hack/bench: what a user of the cluster sees of a node agent's speed, what the agent costs, and the floor
+//! under both, which is the container runtime doing the same by CRI calls alone.
+//!
+//! ```text
+//! bench floor  --endpoint SOCKET --out FILE [--burst N] [--serial N]
+//! bench agent  --kubeconfig FILE --node NAME --pid PID --out FILE [--burst N] [--serial N] [--idle SECONDS]
+//! bench report --rounds DIR [--json FILE]
+//! ```
+//!
+//! All pods are one pause container whose image is present, with a grace period of one second. `report` reads the files
+//! ROUND-floor.json, ROUND-kubelet.json and ROUND-ferrolet.json of a directory.
+
+mod agent;
+mod figures;
+mod floor;
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+/// What every run measures: so many pods one after the other, so many at once.
+struct Load {
+    serial: usize,
+    burst: usize,
+    image: String,
+}
+
+/// The `--name value` pairs of the command line.
+struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = BTreeMap::new();
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let Some(name) = argument.strip_prefix("--") else {
+                bail!("unexpected argument {argument:?}");
+            };
+            let value = arguments.next().with_context(|| format!("--{name} wants a value"))?;
+            options.insert(name.to_owned(), value);
+        }
+        Ok(Self(options))
+    }
+
+    fn text(&self, name: &str) -> Result<&str> {
+        self.0.get(name).map(String::as_str).with_context(|| format!("--{name} is missing"))
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
+    fn number<T: FromStr>(&self, name: &str, default: T) -> Result<T> {
+        match self.0.get(name) {
+            None => Ok(default),
+            Some(text) => text.parse().ok().with_context(|| format!("--{name}: {text:?} is not a number")),
+        }
+    }
+
+    fn load(&self) -> Result<Load> {
+        Ok(Load {
+            serial: self.number("serial", 10)?,
+            burst: self.number("burst", 50)?,
+            image: self.0.get("image").cloned().unwrap_or_else(|| "registry.k8s.io/pause:3.10.2".to_owned()),
+        })
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().context("usage: bench floor|agent|report OPTIONS")?;
+    let options = Options::parse(arguments)?;
+    match command.as_str() {
+        "floor" => {
+            let figures = floor::measure(options.text("endpoint")?, &options.load()?).await?;
+            figures.write(&options.path("out")?)
+        }
+        "agent" => {
+            let idle = std::time::Duration::from_secs(options.number("idle", 60)?);
+            let node = agent::Node {
+                kubeconfig: options.path("kubeconfig")?,
+                name: options.text("node")?.to_owned(),
+                pid: options.text("pid")?.parse().context("--pid")?,
+            };
+            let figures = agent::measure(&node, &options.load()?, idle).await?;
+            figures.write(&options.path("out")?)
+        }
+        "report" => {
+            let json = options.0.get("json").map(PathBuf::from);
+            report::report(&options.path("rounds")?, json.as_deref())
+        }
+        other => bail!("no such command: {other:?}"),
+    }
+}
