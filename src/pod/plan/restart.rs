@@ -10,6 +10,12 @@ pub(super) fn is_success(exit: &Exit) -> bool {
     exit.code == 0 && exit.reason != "OOMKilled"
 }
 
+/// Whether a container never came to run because the agent ended while the runtime was starting it: the runtime gives such a
+/// start up with its caller. It is as good as one that was only created.
+pub(super) fn was_cut_off(exit: &Exit) -> bool {
+    exit.started_at.is_none() && exit.reason == "StartError" && exit.message.contains("context canceled")
+}
+
 /// Whether the container is started again after an exit with that code, by its own restart policy or else the pod's.
 pub(super) fn should_restart(spec: &PodSpec, container: &Container, code: i32, is_init: bool) -> bool {
     let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref()).unwrap_or("Always");

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::Draft;
 use super::action::{Action, StartContainer};
 use super::memory::{Due, RetryPolicy, Step, later};
-use super::restart::{is_success, should_restart};
+use super::restart::{is_success, should_restart, was_cut_off};
 use super::termination::{container_grace, kill};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
@@ -372,6 +372,7 @@ fn consider<'a>(
             let message = format!("Container {} is in unknown state, try killing it before restart", container.name);
             progress.kills.push((latest, message));
         }
+        ContainerState::Exited(exit) if was_cut_off(exit) => progress.removals.push(latest),
         ContainerState::Exited(exit) => {
             let rerun_init = kind == ContainerKind::Init && !in_sandbox;
             if rerun_init || restarts(view, container, kind, latest, exit) {
@@ -415,14 +416,14 @@ fn next_count_without_instance(view: &View<'_>, kind: ContainerKind, name: &str)
 fn is_completed(view: &View<'_>, observed: &PodObservation) -> bool {
     let ended_for_good = |container: &Container, kind: ContainerKind| match observed.container(&container.name) {
         Some(latest) => match &latest.state {
-            ContainerState::Exited(exit) => !restarts(view, container, kind, latest, exit),
+            ContainerState::Exited(exit) => !was_cut_off(exit) && !restarts(view, container, kind, latest, exit),
             _ => false,
         },
         None => false,
     };
     let init_failed = view.init_containers().iter().filter(|c| !pod::is_sidecar(c)).any(|c| {
         let failed = match observed.container(&c.name).map(|o| &o.state) {
-            Some(ContainerState::Exited(exit)) => !is_success(exit),
+            Some(ContainerState::Exited(exit)) => !was_cut_off(exit) && !is_success(exit),
             _ => false,
         };
         failed && ended_for_good(c, ContainerKind::Init)

@@ -13,7 +13,7 @@ use super::conditions::{self, Facts};
 use super::memory::ContainerMemory;
 use super::phase::phase;
 use super::pod_resources;
-use super::restart::{is_success, should_restart};
+use super::restart::{is_success, should_restart, was_cut_off};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::clock::api_time;
 use crate::model::go_duration::GoDuration;
@@ -272,6 +272,7 @@ fn from_instance(
             running: Some(ContainerStateRunning { started_at: Some(api_time(*started_at)) }),
             ..ApiState::default()
         },
+        ContainerState::Exited(exit) if was_cut_off(exit) => waiting(default_waiting(view), None),
         ContainerState::Exited(exit) => terminated(view, instance, exit),
         ContainerState::Created => waiting(default_waiting(view), None),
         ContainerState::Unknown => match old.and_then(|o| o.state.as_ref()).filter(|s| s.running.is_some()) {

@@ -561,3 +561,34 @@ fn the_resources_of_the_pod_are_shown() {
         assert_eq!(serde_json::to_value(&status(plan).allocated_resources).unwrap(), resources["requests"]);
     }
 }
+
+#[test]
+fn a_start_that_the_agents_end_cut_off_is_made_again_and_does_not_count() {
+    let pod = pod_of(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}));
+    let cut_off = |message: &str| {
+        instance(
+            &pod,
+            "c",
+            0,
+            ContainerState::Exited(Exit {
+                started_at: None,
+                finished_at: at(4),
+                code: 128,
+                reason: "StartError".into(),
+                message: message.into(),
+            }),
+        )
+    };
+    let observed = observation(vec![cut_off("failed to start containerd task \"c\": context canceled")]);
+    let plan = plan_at(&pod, Some(&observed), &prepared(&pod), at(5));
+    let removal = Action::RemoveContainer { id: "c-0".into(), container: "c".into(), log_path: String::new() };
+    assert!(plan.actions.contains(&removal), "{:?}", plan.actions);
+    assert!(!plan.completed);
+    assert_eq!(status(&plan).phase.as_deref(), Some("Pending"));
+    let mut memory = prepared(&pod);
+    memory.status = plan.status.clone().unwrap();
+    assert_eq!(started(&plan_at(&pod, Some(&observation(vec![])), &memory, at(6))), [("c", 0)]);
+
+    let observed = observation(vec![cut_off("exec: \"/nothing\": no such file or directory")]);
+    assert!(plan_at(&pod, Some(&observed), &prepared(&pod), at(5)).completed, "a real failure counts");
+}
