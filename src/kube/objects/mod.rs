@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that this node's pods refer to, and the reader through which volumes and environments get them.
+//! ConfigMaps and Secrets that this node's pods refer to.
 //!
 //! By default one watch per object (`configMapAndSecretChangeDetectionStrategy: Watch`), since a node may read no more than
 //! that: from the first pod that refers to it until a minute after the last one, so that a pod that is made anew finds it there.
@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::kube::Client;
-use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::store::{ObjectKey, Store};
 use super::error;
 use super::references::{References, referenced_objects};
-use super::tokens::{ServiceAccountToken, ServiceAccountTokenRequest, TokenError, TokenManager};
+use super::tokens::TokenManager;
 use crate::model::pod::{PodKey, PodUid};
 
 /// Changes that may wait for a slow listener; one that lags is told so and reads everything again.
@@ -126,9 +125,6 @@ pub enum ObjectError {
         #[source]
         source: ::kube::Error,
     },
-    /// There is no token.
-    #[error(transparent)]
-    Token(#[from] TokenError),
     /// There is no API server (standalone mode).
     #[error("no kubeClient defined")]
     NoApi,
@@ -145,74 +141,13 @@ impl ObjectError {
     }
 }
 
-/// What volumes, environments and image pulls read from the API. Object-safe, so that tests put a fake in its place.
-pub trait ObjectReader: Send + Sync {
-    /// A ConfigMap's content.
-    fn config_map<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectError>>;
-
-    /// A Secret's content.
-    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectError>>;
-
-    /// A service account token bound to a pod.
-    fn service_account_token<'a>(
-        &'a self,
-        request: &'a ServiceAccountTokenRequest,
-    ) -> BoxFuture<'a, Result<ServiceAccountToken, ObjectError>>;
-}
-
-/// The reader of a node with an API server.
+/// What volumes read from the API.
 #[derive(Clone)]
 pub struct ApiObjects {
     /// ConfigMaps and Secrets.
     pub objects: ObjectCache,
     /// Service account tokens.
     pub tokens: TokenManager,
-}
-
-impl ObjectReader for ApiObjects {
-    fn config_map<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectError>> {
-        Box::pin(self.objects.config_map(namespace, name))
-    }
-
-    fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectError>> {
-        Box::pin(self.objects.secret(namespace, name))
-    }
-
-    fn service_account_token<'a>(
-        &'a self,
-        request: &'a ServiceAccountTokenRequest,
-    ) -> BoxFuture<'a, Result<ServiceAccountToken, ObjectError>> {
-        Box::pin(async { Ok(self.tokens.token(request).await?) })
-    }
-}
-
-/// The reader of a node without an API server: every reference fails, as the peer's standalone mode does.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoObjects;
-
-impl ObjectReader for NoObjects {
-    fn config_map<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Arc<ConfigMap>, ObjectError>> {
-        Box::pin(async { Err(ObjectError::NoApi) })
-    }
-
-    fn secret<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Arc<Secret>, ObjectError>> {
-        Box::pin(async { Err(ObjectError::NoApi) })
-    }
-
-    fn service_account_token<'a>(
-        &'a self,
-        _: &'a ServiceAccountTokenRequest,
-    ) -> BoxFuture<'a, Result<ServiceAccountToken, ObjectError>> {
-        Box::pin(async { Err(ObjectError::NoApi) })
-    }
 }
 
 /// The objects that registered pods refer to. A cheap handle; [`Self::run`] has to run beside it.
