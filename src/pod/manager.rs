@@ -179,7 +179,7 @@ impl PodManager {
                 }
                 change = next_change(&mut inputs.objects) => self.note_object_change(change),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_worker_end(ended, &cancel),
-                () = due(self.qos_due) => self.update_qos().await,
+                () = super::sleep_until(self.qos_due) => self.update_qos().await,
                 _ = housekeeping.tick() => self.scan_wanted = self.synced,
                 found = scanned(&mut scan) => {
                     scan = None;
@@ -410,13 +410,6 @@ async fn scanned(scan: &mut Option<BoxFuture<'static, Vec<FoundPod>>>) -> Vec<Fo
 /// Whether the pod's ConfigMaps and Secrets are still of use to it.
 fn needs_objects(pod: &Pod) -> bool {
     !pod::phase(pod).is_some_and(pod::is_terminal_phase)
-}
-
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The next change; `None` when some were missed. Waits for ever without a source.

@@ -14,3 +14,11 @@ pub mod manager;
 pub mod plan;
 pub mod status_writer;
 mod worker;
+
+/// Sleeps until that time; for ever if there is none.
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

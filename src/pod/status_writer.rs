@@ -248,7 +248,7 @@ impl StatusWriter {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.wake.notified() => {}
-                () = due(next_due) => {}
+                () = super::sleep_until(next_due) => {}
                 Some(ended) = requests.join_next_with_id() => {
                     let (id, sent) = outcome(ended);
                     if let Some(uid) = pods.remove(&id) {
@@ -318,13 +318,6 @@ fn outcome(ended: Result<(Id, Sent), JoinError>) -> (Id, Sent) {
         let error = format!("the request ended abnormally: {failure}");
         (failure.id(), Sent::Failed { error, answer: None })
     })
-}
-
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn resource_version(pod: &Pod) -> u64 {

@@ -236,7 +236,7 @@ impl Worker {
         let timer = wake_at.map(|at| {
             let wait = at.duration_since(clock::now());
             // A little later rather than a little too early, which would be a turn for nothing.
-            Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
+            tokio::time::Instant::now() + Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
         });
         let retry = self.observe_again_at.filter(|_| (self.stale || self.hinted) && !self.observing);
         // Cancel-safe: every arm but the joins only notices that a state has changed, and join_next_with_id gives its result
@@ -253,8 +253,8 @@ impl Worker {
             () = self.runtime_changed.notified() => self.hinted = true,
             () = self.references_changed.notified() => self.memory.note_references_changed(clock::now()),
             _ = self.node.changed() => {}
-            () = sleep(timer) => {}
-            () = sleep_until(retry) => {}
+            () = super::sleep_until(timer) => {}
+            () = super::sleep_until(retry) => {}
         }
         // Whatever else is there already belongs to the same turn.
         while let Some(ended) = self.tasks.try_join_next_with_id() {
@@ -359,19 +359,5 @@ impl Worker {
                 handle.abort();
             }
         }
-    }
-}
-
-async fn sleep(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

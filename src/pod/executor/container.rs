@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Container, Service};
 
 use super::limits::STOP_PATIENCE;
 use super::sandbox::make_directory;
-use super::teardown::LEGACY_LOGS;
-use super::{Executor, PodContext, chain};
+use super::{Executor, PodContext};
+use crate::kube::error::chain;
 use crate::kube::events::EventType;
 use crate::model::field_ref::PodAddresses;
 use crate::model::pod::{self, ContainerKind};
@@ -262,7 +262,7 @@ impl Executor {
             .join(translate::container_log_path(&start.container, start.restart_count));
         let link = PathBuf::from(translate::legacy_log_link(&context.key, &start.container, id));
         let linked = tokio::task::spawn_blocking(move || {
-            make_directory(Path::new(LEGACY_LOGS), 0o755)?;
+            make_directory(Path::new(translate::LEGACY_LOG_DIRECTORY), 0o755)?;
             match std::os::unix::fs::symlink(&log, &link) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                     Err(format!("linking {}: {error}", link.display()))

@@ -20,6 +20,7 @@ use self::limits::Limits;
 use super::plan::{Action, Failure, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
 use crate::image::{ImageManager, ImageRequest, PullPolicy};
+use crate::kube::error::chain;
 use crate::kube::events::{EventRecorder, EventType, container_reference, pod_reference};
 use crate::kube::objects::ObjectCache;
 use crate::kube::services::ServiceCache;
@@ -244,19 +245,4 @@ impl Executor {
             }
         }
     }
-}
-
-/// An error with all its causes, outermost first.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

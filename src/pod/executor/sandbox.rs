@@ -7,7 +7,8 @@ use ::kube::api::Api;
 use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::limits::{START_PATIENCE, STOP_PATIENCE};
-use super::{Executor, PodContext, chain};
+use super::{Executor, PodContext};
+use crate::kube::error::chain;
 use crate::kube::events::EventType;
 use crate::model::pod;
 use crate::model::{SignedDuration, clock};

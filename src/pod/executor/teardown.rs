@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Executor, PodContext, chain};
+use super::{Executor, PodContext};
+use crate::kube::error::chain;
 use crate::model::pod::PodUid;
 use crate::pod::plan::Failure;
 use crate::runtime::translate;
@@ -31,7 +32,9 @@ impl Executor {
             self.remove_container(&container.id).await?;
         }
         let (logs, uid) = (PathBuf::from(&self.parts.node.pod_logs_dir), uid.clone());
-        let removed = tokio::task::spawn_blocking(move || remove_logs(&logs, Path::new(LEGACY_LOGS), &uid)).await;
+        let removed =
+            tokio::task::spawn_blocking(move || remove_logs(&logs, Path::new(translate::LEGACY_LOG_DIRECTORY), &uid))
+                .await;
         removed
             .map_err(|error| error.to_string())
             .and_then(|removed| removed)
@@ -82,9 +85,6 @@ impl Executor {
         }
     }
 }
-
-/// Where log collectors look for container logs by their old names.
-pub(super) const LEGACY_LOGS: &str = "/var/log/containers";
 
 /// Removes the pod's log directory, which ends in its UID, and the links that point into it.
 fn remove_logs(logs: &Path, links: &Path, uid: &PodUid) -> Result<(), String> {

@@ -404,11 +404,6 @@ impl PodMemory {
         self.containers.get(name)
     }
 
-    /// Whether the volumes are there for containers to use.
-    pub fn mounted(&self) -> bool {
-        self.volumes_mounted
-    }
-
     /// Whether an action that changes the runtime's state of this pod is under way.
     pub fn is_runtime_busy(&self) -> bool {
         self.sandbox.is_running()

@@ -212,7 +212,7 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             }
             Due::No => return,
         }
-        if !view.memory.mounted() {
+        if !view.memory.volumes_mounted {
             return;
         }
         draft.act(Action::StartContainer(StartContainer {
