@@ -11,7 +11,7 @@ use crate::kube::objects::{ApiObjects, ObjectCache, ObjectError};
 use crate::kube::tokens::ServiceAccountTokenRequest;
 use crate::model::pod::{ContainerKind, PodUid};
 use crate::node::{self, NodeEvent, NodeEvents, NodeRuntime};
-use crate::pod::manager::PodList;
+use crate::pod::list::PodList;
 use crate::runtime::client::RuntimeClient;
 use crate::runtime::cri;
 use crate::runtime::error::RuntimeError;
@@ -166,6 +166,10 @@ pub(super) struct Pods {
 impl PodLister for Pods {
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>> {
         Box::pin(async { self.list.all() })
+    }
+
+    fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
+        self.list.find(namespace, name, uid)
     }
 
     fn running_pods(&self) -> BoxFuture<'_, Result<Vec<Pod>, String>> {

@@ -7,8 +7,7 @@
 //! that they know.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::executor::Executor;
+use super::list::PodList;
 use super::plan::NodeFacts;
 use super::status_writer::StatusWriter;
 use super::worker::{Worker, WorkerHandle, WorkerInput, WorkerParts};
@@ -57,38 +57,6 @@ pub struct PodManagerParts {
     pub cgroups: CgroupManager,
     /// Watches what pods refer to; none without an API server.
     pub objects: Option<ObjectCache>,
-}
-
-/// The pods that this node has, as their source last gave them; a cheap handle.
-#[derive(Clone, Default)]
-pub struct PodList {
-    pods: Arc<RwLock<HashMap<PodUid, Arc<Pod>>>>,
-    synced: Arc<AtomicBool>,
-}
-
-impl PodList {
-    /// All pods; none before the source has told all that it knows.
-    pub fn all(&self) -> Option<Vec<Arc<Pod>>> {
-        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        self.synced.load(Ordering::Relaxed).then(|| pods.values().cloned().collect())
-    }
-
-    fn note(&self, event: &PodEvent) {
-        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
-        let uid = |pod: &Pod| PodKey::of(pod).uid;
-        match event {
-            PodEvent::Applied(pod) => {
-                pods.insert(uid(pod), pod.clone());
-            }
-            PodEvent::Deleted(pod) => {
-                pods.remove(&uid(pod));
-            }
-            PodEvent::Synced(all) => {
-                *pods = all.iter().map(|pod| (uid(pod), pod.clone())).collect();
-                self.synced.store(true, Ordering::Relaxed);
-            }
-        }
-    }
 }
 
 /// What the manager listens to.
@@ -287,6 +255,7 @@ impl PodManager {
             executor: self.parts.executor.clone(),
             status_writer: self.parts.status_writer.clone(),
             node: self.parts.node.clone(),
+            list: self.list.clone(),
             // The runtime holds nothing of a pod that this very agent is the first to hear of.
             observed: (self.synced && origin == Origin::New).then(PodObservation::default),
             orphan,

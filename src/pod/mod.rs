@@ -1,5 +1,6 @@
 //! Pods: the pure plan of their life ([`plan`]), the worker that carries a plan out ([`worker`]), the executor of its actions
-//! ([`executor`]), the writer of their statuses ([`status_writer`]) and the manager of all workers ([`manager`]).
+//! ([`executor`]), the writer of their statuses ([`status_writer`]), the manager of all workers ([`manager`]) and the list of
+//! all pods ([`list`]).
 //!
 //! Must not know of the Node object or the HTTPS API.
 //!
@@ -10,6 +11,7 @@
 //! | [`status_writer::StatusWriter::run`] | statuses | API requests | at its token |
 
 pub mod executor;
+pub mod list;
 pub mod manager;
 pub mod plan;
 pub mod status_writer;

@@ -382,7 +382,7 @@ fn tidy(mut status: PodStatus) -> PodStatus {
 }
 
 /// The agent's status over what the API holds: fields and conditions that others write are left as they are there.
-fn onto(api: &PodStatus, mut own: PodStatus, now: Timestamp) -> PodStatus {
+pub(super) fn onto(api: &PodStatus, mut own: PodStatus, now: Timestamp) -> PodStatus {
     own.nominated_node_name.clone_from(&api.nominated_node_name);
     own.resource_claim_statuses.clone_from(&api.resource_claim_statuses);
     own.extended_resource_claim_status.clone_from(&api.extended_resource_claim_status);

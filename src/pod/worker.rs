@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::executor::{Executed, Executor, PodContext};
+use super::list::PodList;
 use super::plan::{self, Action, Failure, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
 use super::status_writer::{StatusUpdate, StatusWriter};
 use crate::model::clock;
@@ -61,6 +62,7 @@ pub(super) struct Worker {
     executor: Arc<Executor>,
     status_writer: Option<StatusWriter>,
     node: watch::Receiver<NodeFacts>,
+    list: PodList,
 
     pod: Arc<Pod>,
     memory: PodMemory,
@@ -80,7 +82,7 @@ pub(super) struct Worker {
     /// Ends a start between its two calls once the pod must end.
     ending: CancellationToken,
     /// What was published last: the status, and whether the pod may be deleted.
-    published: Option<(k8s_openapi::api::core::v1::PodStatus, bool)>,
+    published: Option<(Arc<PodStatus>, bool)>,
 }
 
 /// What a worker is made from.
@@ -88,6 +90,8 @@ pub(super) struct WorkerParts {
     pub executor: Arc<Executor>,
     pub status_writer: Option<StatusWriter>,
     pub node: watch::Receiver<NodeFacts>,
+    /// Shows the pod's newest status.
+    pub list: PodList,
     /// What the runtime is known to hold of the pod; none if it must be asked.
     pub observed: Option<PodObservation>,
     /// No source knows the pod.
@@ -115,6 +119,7 @@ impl Worker {
             executor: parts.executor,
             status_writer: parts.status_writer,
             node: parts.node,
+            list: parts.list,
             pod,
             memory,
             stale: parts.observed.is_none(),
@@ -205,11 +210,13 @@ impl Worker {
     fn publish(&mut self, plan: &Plan) {
         let Some(status) = &plan.status else { return };
         let delete = plan.deletable && pod::is_deleting(&self.pod) && !self.memory.removed;
-        if self.published.as_ref().is_some_and(|(last, deleted)| last == status && *deleted == delete) {
+        if self.published.as_ref().is_some_and(|(last, deleted)| **last == *status && *deleted == delete) {
             return;
         }
         self.memory.status = status.clone();
-        self.published = Some((status.clone(), delete));
+        let published = Arc::new(status.clone());
+        self.list.set_status(&self.key.uid, &published);
+        self.published = Some((published, delete));
         if let Some(writer) = self.status_writer.as_ref().filter(|_| !self.memory.removed) {
             writer.publish(StatusUpdate { pod: self.pod.clone(), status: status.clone(), delete });
         }
@@ -281,7 +288,7 @@ impl Worker {
             && !self.memory.removed
             && let Some(writer) = &self.status_writer
         {
-            writer.publish(StatusUpdate { pod: self.pod.clone(), status: status.clone(), delete: *delete });
+            writer.publish(StatusUpdate { pod: self.pod.clone(), status: PodStatus::clone(status), delete: *delete });
         }
     }
 

@@ -15,6 +15,10 @@ pub trait PodLister: Send + Sync {
     /// The pods that the node should run, static ones too, each with its newest status; none while they are not known.
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>>;
 
+    /// The pod of that name, with its newest status. With a UID, only if it is the pod's or, of a static pod, that of its
+    /// mirror in the API.
+    fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Arc<Pod>>;
+
     /// The pods that the runtime holds; see [`running_pod`].
     ///
     /// # Errors

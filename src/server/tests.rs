@@ -38,6 +38,10 @@ impl PodLister for OnePod {
         Box::pin(async move { Some(vec![Arc::new(pod)]) })
     }
 
+    fn find(&self, _: &str, _: &str, _: Option<&str>) -> Option<Arc<Pod>> {
+        None
+    }
+
     fn running_pods(&self) -> BoxFuture<'_, Result<Vec<Pod>, String>> {
         Box::pin(async { Err("the runtime is away".to_owned()) })
     }
