@@ -200,6 +200,8 @@ Y
 agent_arguments() {
   printf '%s\n' --config="$CLUSTER/kubelet.yaml" --kubeconfig="$CLUSTER/kubelet.conf" --hostname-override="$NODE" \
     --node-ip="$(node_address)" --cert-dir=/var/lib/kubelet/pki -v="${FERROLET_VERBOSITY:-2}"
+  # shellcheck disable=SC2086 # Several flags in one variable.
+  [[ -z ${FERROLET_AGENT_FLAGS:-} ]] || printf '%s\n' $FERROLET_AGENT_FLAGS
 }
 
 # agent_start ferrolet|kubelet: returns when the node is Ready by the word of the agent that was started.

@@ -3,7 +3,7 @@
 //! Pods are bound by `spec.nodeName`, so that no scheduler is in the figures.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::Load;
 use crate::figures::{Figures, quantile};
 
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 /// A pod alone, and a burst, that take longer than this are a failure, not a figure.
 const ONE_LIMIT: Duration = Duration::from_secs(60);
 const BURST_LIMIT: Duration = Duration::from_secs(600);
@@ -35,9 +35,7 @@ pub(crate) struct Node {
 }
 
 pub(crate) async fn measure(node: &Node, load: &Load, idle: Duration) -> Result<Figures> {
-    let kubeconfig = Kubeconfig::read_from(&node.kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
+    let client = Client::try_from(config(&node.kubeconfig).await?)?;
     prepare_namespace(&client).await?;
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
     let seen = Arc::new(Seen::default());
@@ -52,7 +50,12 @@ pub(crate) async fn measure(node: &Node, load: &Load, idle: Duration) -> Result<
     }
 }
 
-async fn prepare_namespace(client: &Client) -> Result<()> {
+pub(crate) async fn config(kubeconfig: &Path) -> Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+pub(crate) async fn prepare_namespace(client: &Client) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(NAMESPACE.to_owned());
@@ -155,7 +158,7 @@ impl Seen {
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
@@ -274,7 +277,14 @@ impl Bench<'_> {
     }
 
     fn usage(&self) -> Result<Usage> {
-        let process = procfs::process::Process::new(self.node.pid).context("the agent is not running")?;
+        self.node.usage()
+    }
+}
+
+impl Node {
+    /// What the agent has used up to now.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let process = procfs::process::Process::new(self.pid).context("the agent is not running")?;
         let (stat, status) = (process.stat()?, process.status()?);
         let mib = |kib: Option<u64>| kib.unwrap_or_default() as f64 / 1024.0;
         Ok(Usage {
@@ -285,8 +295,8 @@ impl Bench<'_> {
     }
 }
 
-struct Usage {
-    cpu_seconds: f64,
-    rss_mib: f64,
-    rss_peak_mib: f64,
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_mib: f64,
+    pub(crate) rss_peak_mib: f64,
 }

@@ -4,6 +4,8 @@
 //! ```text
 //! bench floor  --endpoint SOCKET --out FILE [--burst N] [--serial N]
 //! bench agent  --kubeconfig FILE --node NAME --pid PID --out FILE [--burst N] [--serial N] [--idle SECONDS]
+//! bench serving --kubeconfig FILE --node NAME --pid PID --out FILE [--pods N] [--exec-probes N] [--log-mib N]
+//!               [--forward-mib N] [--probing SECONDS]
 //! bench report --rounds DIR [--json FILE]
 //! ```
 //!
@@ -14,6 +16,7 @@ mod agent;
 mod figures;
 mod floor;
 mod report;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -60,6 +63,14 @@ impl Options {
         }
     }
 
+    fn node(&self) -> Result<agent::Node> {
+        Ok(agent::Node {
+            kubeconfig: self.path("kubeconfig")?,
+            name: self.text("node")?.to_owned(),
+            pid: self.text("pid")?.parse().context("--pid")?,
+        })
+    }
+
     fn load(&self) -> Result<Load> {
         Ok(Load {
             serial: self.number("serial", 10)?,
@@ -81,12 +92,20 @@ async fn main() -> Result<()> {
         }
         "agent" => {
             let idle = std::time::Duration::from_secs(options.number("idle", 60)?);
-            let node = agent::Node {
-                kubeconfig: options.path("kubeconfig")?,
-                name: options.text("node")?.to_owned(),
-                pid: options.text("pid")?.parse().context("--pid")?,
+            let figures = agent::measure(&options.node()?, &options.load()?, idle).await?;
+            figures.write(&options.path("out")?)
+        }
+        "serving" => {
+            let load = serving::Load {
+                pods: options.number("pods", 100)?,
+                exec_probes: options.number("exec-probes", 20)?,
+                log_mib: options.number("log-mib", 1024)?,
+                forward_mib: options.number("forward-mib", 256)?,
+                probing: std::time::Duration::from_secs(options.number("probing", 60)?),
+                image: "docker.io/library/busybox:1.35".to_owned(),
+                pause: options.load()?.image,
             };
-            let figures = agent::measure(&node, &options.load()?, idle).await?;
+            let figures = serving::measure(&options.node()?, &load).await?;
             figures.write(&options.path("out")?)
         }
         "report" => {

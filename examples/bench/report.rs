@@ -21,13 +21,28 @@ struct Line {
     wanted: f64,
 }
 
-const LINES: [Line; 6] = [
+const LINES: [Line; 16] = [
     Line { title: "one pod, bound to Ready (s)", figure: "serial_ready", against: FLOOR, wanted: 1.2 },
     Line { title: "one pod, delete to gone (s)", figure: "serial_gone", against: FLOOR, wanted: 1.2 },
     Line { title: "burst, all Ready (s)", figure: "burst_ready", against: FLOOR, wanted: 1.1 },
     Line { title: "burst, all gone (s)", figure: "burst_gone", against: FLOOR, wanted: 1.1 },
     Line { title: "idle CPU (s a minute)", figure: "idle_cpu_seconds_per_minute", against: PEER, wanted: 0.1 },
     Line { title: "RSS with the burst's pods (MiB)", figure: "rss_mib", against: PEER, wanted: 0.25 },
+    Line { title: "a log of 1 GiB (s)", figure: "log_seconds", against: PEER, wanted: 1.0 },
+    Line { title: "256 MiB by port-forward (s)", figure: "forward_seconds", against: PEER, wanted: 1.0 },
+    Line { title: "/stats/summary, 100 pods (s)", figure: "scrape_summary", against: PEER, wanted: 1.0 },
+    Line { title: "/stats/summary, CPU (s)", figure: "scrape_summary_cpu_seconds", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics (s)", figure: "scrape_metrics", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics/resource (s)", figure: "scrape_resource", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics/cadvisor (s)", figure: "scrape_cadvisor", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics/cadvisor, CPU (s)", figure: "scrape_cadvisor_cpu_seconds", against: PEER, wanted: 1.0 },
+    Line { title: "RSS after scrapes (MiB)", figure: "scraped_rss_mib", against: PEER, wanted: 0.25 },
+    Line {
+        title: "probes of 100 pods, CPU (s a minute)",
+        figure: "probing_cpu_seconds_per_minute",
+        against: PEER,
+        wanted: 0.33,
+    },
 ];
 
 type Medians = BTreeMap<String, Figures>;
@@ -87,7 +102,7 @@ fn table(medians: &Medians) -> String {
         ["", "floor", "kubelet", "ferrolet", "kubelet / floor", "ferrolet / floor", "ferrolet / kubelet", "wanted"]
             .map(str::to_owned),
     ];
-    for line in &LINES {
+    for line in LINES.iter().filter(|line| medians.values().any(|figures| figures.0.contains_key(line.figure))) {
         let between = |a, b| Some(value(medians, a, line.figure)? / value(medians, b, line.figure)?);
         let against = if line.against == FLOOR { "floor" } else { "kubelet" };
         rows.push([
@@ -123,11 +138,17 @@ fn document(raw: &BTreeMap<String, Vec<Figures>>, medians: &Medians) -> Value {
             .map(|line| (line.figure.to_owned(), json!(ratio(medians, subject, line))))
             .collect()
     };
+    let against_peer: Value = LINES
+        .iter()
+        .filter(|line| line.against == PEER)
+        .filter_map(|line| Some((line.figure.to_owned(), json!(ratio(medians, OURS, line)?))))
+        .collect();
     let to_peer = |figure| LINES.iter().find(|line| line.figure == figure).and_then(|line| ratio(medians, OURS, line));
     json!({
         "ratios_to_floor": to_floor(OURS),
         "rss_to_peer": to_peer("rss_mib"),
         "idle_cpu_to_peer": to_peer("idle_cpu_seconds_per_minute"),
+        "ratios_to_peer": against_peer,
         "peer_ratios_to_floor": to_floor(PEER),
         "medians": medians,
         "rounds": raw,
