@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Service};
 
-use super::limits::STOP_PATIENCE;
+use super::limits::{STOP_PATIENCE, Turn};
 use super::sandbox::make_directory;
 use super::{Executor, PodContext};
 use crate::kube::error::chain;
@@ -54,7 +54,7 @@ impl Executor {
             prepared = self.prepare_container(context, start) => prepared?,
         };
         let pod = &context.pod;
-        let _permit = self.limits.foreground().await;
+        let _permit = self.limits.foreground(Turn::GoesOn).await;
         if context.ending.is_cancelled() {
             return Err(Failure::new(CREATE_ERROR, "the pod is ending"));
         }
@@ -285,7 +285,11 @@ impl Executor {
         }
         // The runtime counts whole seconds: rather a little more than what was asked for.
         let seconds = kill.grace.as_secs() + i64::from(kill.grace.subsec_nanos() > 0);
-        match self.limits.patient(STOP_PATIENCE, self.parts.runtime.stop_container(&kill.id, seconds)).await {
+        match self
+            .limits
+            .patient(Turn::GoesOn, STOP_PATIENCE, self.parts.runtime.stop_container(&kill.id, seconds))
+            .await
+        {
             Err(error) if !error.is_not_found() => {
                 let message = error.to_string();
                 let told =

@@ -6,7 +6,7 @@ use std::path::Path;
 use ::kube::api::Api;
 use k8s_openapi::api::node::v1::RuntimeClass;
 
-use super::limits::{START_PATIENCE, STOP_PATIENCE};
+use super::limits::{START_PATIENCE, STOP_PATIENCE, Turn};
 use super::{Executor, PodContext};
 use crate::kube::error::chain;
 use crate::kube::events::EventType;
@@ -55,7 +55,7 @@ impl Executor {
             }
             self.parts.runtime.run_pod_sandbox(config, &handler).await.map(|_| ()).map_err(|error| error.to_string())
         };
-        self.limits.patient(START_PATIENCE, run).await
+        self.limits.patient(Turn::Begins, START_PATIENCE, run).await
     }
 
     /// The sandbox's configuration: also an input of the containers made in it. What could not be done as the pod asks is
@@ -115,7 +115,7 @@ impl Executor {
     }
 
     pub(super) async fn stop_sandbox(&self, context: &PodContext, id: &str) -> Result<(), Failure> {
-        match self.limits.patient(STOP_PATIENCE, self.parts.runtime.stop_pod_sandbox(id)).await {
+        match self.limits.patient(Turn::GoesOn, STOP_PATIENCE, self.parts.runtime.stop_pod_sandbox(id)).await {
             Err(error) if !error.is_not_found() => {
                 let message = error.to_string();
                 let told =
