@@ -12,6 +12,7 @@ pub mod pod;
 
 pub mod cgroup;
 pub mod image;
+pub mod probe;
 pub mod runtime;
 pub mod volume;
 

@@ -11,6 +11,7 @@ pub mod hash;
 pub mod linux_resources;
 pub mod observation;
 pub mod pod;
+pub mod probe_results;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
