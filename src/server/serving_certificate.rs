@@ -14,12 +14,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use tokio::io::AsyncWriteExt;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::stamp::Stamp;
 use crate::model::Timestamp;
+use crate::sys::replace::replace_file;
 
 /// How long a certificate of the node's own making is valid, from an hour before it is made, since clocks differ.
 const VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -149,8 +149,8 @@ impl CertificateSource {
     async fn make(&self, host: &str, now: Timestamp) -> Result<(), ServingCertificateError> {
         let made = make(host, now).map_err(|source| ServingCertificateError::Make { host: host.to_owned(), source })?;
         // The key first: a certificate without its key is found broken and made again.
-        write_file(&self.key, made.key.as_bytes(), 0o600).await?;
-        write_file(&self.certificate, made.chain.as_bytes(), 0o644).await
+        write_file(&self.key, made.key, 0o600).await?;
+        write_file(&self.certificate, made.chain, 0o644).await
     }
 }
 
@@ -214,26 +214,11 @@ async fn read_file(path: &Path) -> Result<(Stamp, Vec<u8>), ServingCertificateEr
     Ok((stamp, tokio::fs::read(path).await.map_err(unreadable)?))
 }
 
-/// Writes a file whole or not at all, its mode set before its content is there.
-async fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), ServingCertificateError> {
-    let failed = |source| ServingCertificateError::Write { path: path.to_owned(), source };
-    if let Some(folder) = path.parent() {
-        tokio::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).await.map_err(failed)?;
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let written = async {
-        match tokio::fs::remove_file(&new).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new).await?;
-        file.write_all(content).await?;
-        file.sync_all().await?;
-        tokio::fs::rename(&new, path).await
-    };
-    written.await.map_err(failed)
+async fn write_file(path: &Path, content: String, mode: u32) -> Result<(), ServingCertificateError> {
+    let target = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || replace_file(&target, content.as_bytes(), mode)).await;
+    let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+    written.map_err(|source| ServingCertificateError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

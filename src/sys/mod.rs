@@ -9,3 +9,4 @@ pub mod machine;
 pub mod memory;
 pub mod mount;
 pub mod network;
+pub mod replace;
