@@ -7,6 +7,7 @@
 //! dropped after [`SHUTDOWN_LIMIT`]. Pods go on.
 
 mod adapters;
+mod certificates;
 mod logging;
 mod node_settings;
 mod process;

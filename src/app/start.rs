@@ -2,6 +2,7 @@
 //!
 //! | task | input | output |
 //! |---|---|---|
+//! | client certificate, serving certificate, serving addresses | see [`super::certificates`] | certificates |
 //! | events | recorded events | Event objects |
 //! | objects | registered pods | single-object watches |
 //! | services | watch of services | the service cache |
@@ -27,10 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
-use super::{node_settings, process};
+use super::{certificates, node_settings, process};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
+use crate::kube::certificates::CertificateHandle;
 use crate::kube::client::{ApiServer, ClientOptions};
 use crate::kube::events::{EventRecorder, EventType, node_reference};
 use crate::kube::objects::{ApiObjects, ObjectCache};
@@ -90,10 +92,7 @@ pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> an
     let node_config = node_settings::node(settings, &reservations)?;
     let node_name = node_config.node_name.clone();
 
-    let server = match &settings.flags.kubeconfig {
-        Some(path) => Some(ApiServer::load(path).await?),
-        None => None,
-    };
+    let server = certificates::api_server(&mut tasks, settings, &node_name, cancel).await?;
     process::raise_open_files(configuration.max_open_files);
     cgroup::oom::protect_self(Path::new("/proc"), configuration.oom_score_adj);
 
@@ -222,7 +221,7 @@ pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> an
     spawn(&mut tasks, "objects", api.objects.clone().run(token()));
     spawn(&mut tasks, "services", api.services.run(token()));
     spawn(&mut tasks, "facts", follow_facts(node.node(), node.runtime_state(), senders, token()));
-    let node_token = token();
+    let (node_token, served_node) = (token(), node.node());
     tasks.spawn(async move { ("node", node.run(node_token).await.map_err(Into::into)) });
     spawn(&mut tasks, "pod source", source.run(token()));
     let observer_token = token();
@@ -232,12 +231,13 @@ pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> an
         spawn(&mut tasks, "statuses", writer.run(token()));
     }
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
-    serve_https(&mut tasks, settings, &node_name, server.as_ref(), pods_served, cancel).await?;
+    let signed = certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
+    serve_https(&mut tasks, settings, &node_name, server.as_ref(), (pods_served, signed), cancel).await?;
     info!(node = node_name, "started");
     Ok(tasks)
 }
 
-fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     tasks.spawn(async move {
         task.await;
         (name, Ok(()))
@@ -354,7 +354,7 @@ async fn serve_https(
     settings: &Settings,
     node_name: &str,
     api: Option<&ApiServer>,
-    pods: Pods,
+    (pods, signed_certificate): (Pods, Option<CertificateHandle>),
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     if !settings.configuration.enable_server {
@@ -367,6 +367,7 @@ async fn serve_https(
     let inputs = || ServerInputs {
         configuration: &settings.configuration,
         certificate_folder: &settings.flags.cert_dir,
+        signed_certificate: signed_certificate.clone(),
         node_name,
         client: client.as_ref(),
         health: health.clone(),

@@ -193,12 +193,21 @@ pub struct ApiServer {
 impl ApiServer {
     /// Reads the kubeconfig and loads the credentials; an exec plugin is run. The server itself is not spoken to.
     pub async fn load(kubeconfig: &Path) -> Result<Self, ClientError> {
-        let access = kubeconfig::load(kubeconfig)?;
+        ApiServer::with(kubeconfig, kubeconfig::load(kubeconfig)?).await
+    }
+
+    /// The server of a kubeconfig that was read, with the credentials that it names.
+    pub(super) async fn with(path: &Path, access: Access) -> Result<Self, ClientError> {
         let credentials = Credentials::load(access.source.clone()).await.map_err(|reason| {
             let field = "the current user's credentials".into();
-            ClientError::Field { path: kubeconfig.to_owned(), field, reason }
+            ClientError::Field { path: path.to_owned(), field, reason }
         })?;
-        Ok(ApiServer { path: kubeconfig.to_owned(), access, credentials: Arc::new(credentials) })
+        Ok(ApiServer::with_credentials(path, access, Arc::new(credentials)))
+    }
+
+    /// The server of a kubeconfig that was read, with other credentials than it names.
+    pub(super) fn with_credentials(path: &Path, access: Access, credentials: Arc<Credentials>) -> Self {
+        ApiServer { path: path.to_owned(), access, credentials }
     }
 
     /// The server's address.

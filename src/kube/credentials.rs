@@ -21,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::client::FieldError;
@@ -54,6 +55,8 @@ pub(super) enum CredentialSource {
     TokenFile { identity: Option<(PemSource, PemSource)>, file: PathBuf },
     /// A credential plugin.
     Exec(ExecPlugin),
+    /// A client certificate that this process gets and renews itself ([`Credentials::hand_over`]).
+    Handed,
 }
 
 /// An exec credential plugin (`client.authentication.k8s.io`).
@@ -83,6 +86,8 @@ pub(super) struct Credentials {
     snapshot: RwLock<Snapshot>,
     /// Held while renewing, so that one plugin runs at a time and the others wait for its answer.
     renewal: tokio::sync::Mutex<Stamps>,
+    /// Whether there are credentials yet: false only before the first certificate was handed over.
+    available: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
@@ -102,7 +107,19 @@ type Stamps = HashMap<PathBuf, (u64, u64, i64, i64, u64)>;
 impl Credentials {
     /// Loads the credentials for the first time.
     pub(super) async fn load(source: CredentialSource) -> Result<Self, FieldError> {
-        let resolver = Arc::new(IdentityResolver::default());
+        let credentials = Credentials::empty(source, true);
+        let mut stamps = credentials.renewal.lock().await;
+        credentials.renew(&mut stamps, true).await?;
+        drop(stamps);
+        Ok(credentials)
+    }
+
+    /// Credentials that are yet to be handed over: requests wait until they are.
+    pub(super) fn handed() -> Self {
+        Credentials::empty(CredentialSource::Handed, false)
+    }
+
+    fn empty(source: CredentialSource, available: bool) -> Self {
         let snapshot = Snapshot {
             current: Current { authorization: None, generation: 0 },
             check_at: None,
@@ -110,12 +127,21 @@ impl Credentials {
             loaded_at: Instant::now(),
             rejected: false,
         };
-        let credentials =
-            Credentials { source, resolver, snapshot: RwLock::new(snapshot), renewal: tokio::sync::Mutex::default() };
-        let mut stamps = credentials.renewal.lock().await;
-        credentials.renew(&mut stamps, true).await?;
-        drop(stamps);
-        Ok(credentials)
+        Credentials {
+            source,
+            resolver: Arc::new(IdentityResolver::default()),
+            snapshot: RwLock::new(snapshot),
+            renewal: tokio::sync::Mutex::default(),
+            available: watch::Sender::new(available),
+        }
+    }
+
+    /// Lets new connections use this certificate. Those of the one before it end with the requests that are on them: all
+    /// watches at once would be a load on the server for nothing.
+    pub(super) fn hand_over(&self, identity: Arc<CertifiedKey>) {
+        self.resolver.set(Some(identity));
+        self.update(|s| s.current.generation += 1);
+        self.available.send_replace(true);
     }
 
     /// The TLS client's source of certificates.
@@ -123,8 +149,11 @@ impl Credentials {
         Arc::clone(&self.resolver) as Arc<dyn ResolvesClientCert>
     }
 
-    /// What to send the next request with. An error only if a plugin's credential has ended and cannot be renewed.
+    /// What to send the next request with, once there is something. An error only if a plugin's credential has ended and cannot
+    /// be renewed.
     pub(super) async fn current(&self) -> Result<Current, FieldError> {
+        // The sender is this object's own.
+        let _ = self.available.subscribe().wait_for(|available| *available).await;
         if let Some(current) = self.fresh() {
             return Ok(current);
         }
@@ -192,6 +221,7 @@ impl Credentials {
                 }
                 self.checked(true);
             }
+            CredentialSource::Handed => self.checked(false),
             CredentialSource::Exec(plugin) => {
                 let answer = plugin.run().await?;
                 let header = answer.token.as_ref().map(|t| header("token", t)).transpose()?;
@@ -262,7 +292,8 @@ impl PemSource {
         }
     }
 
-    fn read(&self) -> Result<Arc<[u8]>, FieldError> {
+    /// The text as it is now.
+    pub(super) fn read(&self) -> Result<Arc<[u8]>, FieldError> {
         match self {
             PemSource::Data(data) => Ok(Arc::clone(data)),
             PemSource::File(file) => read(file).map(Into::into),
@@ -528,6 +559,22 @@ mod tests {
             "printf 'kind: ExecCredential\\napiVersion: client.authentication.k8s.io/v1\\nstatus:\\n  token: abc\\n'";
         let credentials = Credentials::load(CredentialSource::Exec(script(dir.path(), body))).await.unwrap();
         assert_eq!(shown(&credentials.current().await.unwrap().authorization), "Bearer abc");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_the_certificate_that_is_handed_over() {
+        let credentials = Credentials::handed();
+        let early = tokio::time::timeout(Duration::from_secs(3600), credentials.current()).await;
+        assert!(early.is_err());
+        let made = rcgen::generate_simple_self_signed(["n".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_pem();
+        let identity = || Arc::new(certified_key(made.cert.pem().as_bytes(), key.as_bytes()).unwrap());
+        let waiting = credentials.current();
+        credentials.hand_over(identity());
+        assert_eq!(waiting.await.unwrap().generation, 1);
+        credentials.hand_over(identity());
+        assert_eq!(credentials.current().await.unwrap().generation, 2);
+        assert!(credentials.resolver.has_certs());
     }
 
     #[tokio::test]

@@ -15,7 +15,10 @@ use super::client::{ClientError, FieldError};
 use super::credentials::{CredentialSource, ExecPlugin, PemSource};
 
 /// What a kubeconfig's current context says.
+#[derive(Clone)]
 pub(super) struct Access {
+    /// The cluster as it is written.
+    pub(super) cluster: Cluster,
     /// Server address, roots and server name, without credentials.
     pub(super) config: ::kube::Config,
     /// Where the credentials come from.
@@ -95,7 +98,40 @@ fn resolve(path: &Path, kubeconfig: &Kubeconfig) -> Result<Access, ClientError> 
     config.headers = impersonation(user).map_err(|reason| at(user_field("as"), reason))?;
 
     let source = credential_source(user, cluster).map_err(|(field, reason)| at(user_field(field), reason))?;
-    Ok(Access { config, source, proxy: cluster.proxy_url.clone().filter(|url| !url.is_empty()) })
+    Ok(Access {
+        cluster: cluster.clone(),
+        config,
+        source,
+        proxy: cluster.proxy_url.clone().filter(|url| !url.is_empty()),
+    })
+}
+
+/// A kubeconfig for the same cluster whose user has its certificate and its key in one file: the peer's, with its names, after
+/// TLS bootstrap. How the server is reached (`proxy-url`, `tls-server-name`) is kept, which the peer forgets.
+pub(super) fn for_certificate(cluster: &Cluster, file: &Path) -> String {
+    // Read as JSON, which YAML readers take too, if it cannot be written as YAML: nothing in it cannot.
+    let kept = |value: &Option<String>| non_empty(value).map(str::to_owned);
+    let cluster = Cluster {
+        server: cluster.server.clone(),
+        insecure_skip_tls_verify: cluster.insecure_skip_tls_verify.filter(|insecure| *insecure),
+        certificate_authority: kept(&cluster.certificate_authority),
+        certificate_authority_data: kept(&cluster.certificate_authority_data),
+        proxy_url: kept(&cluster.proxy_url),
+        tls_server_name: kept(&cluster.tls_server_name),
+        ..Cluster::default()
+    };
+    let value = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default-cluster", "cluster": cluster}],
+        "contexts": [{
+            "name": "default-context",
+            "context": {"cluster": "default-cluster", "user": "default-auth", "namespace": "default"},
+        }],
+        "current-context": "default-context",
+        "users": [{"name": "default-auth", "user": {"client-certificate": file, "client-key": file}}],
+    });
+    serde_saphyr::to_string(&value).unwrap_or_else(|_| value.to_string())
 }
 
 /// client-go takes `host:port` too and chooses the scheme by whether TLS is configured.
@@ -361,6 +397,31 @@ mod tests {
         let shown = load_text(text).err().unwrap();
         assert!(shown.starts_with("kubeconfig /d/kubelet.conf: "), "{shown}");
         assert!(!shown.contains("SECRETKEY"), "{shown}");
+    }
+
+    #[test]
+    fn what_bootstrap_writes_can_be_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = dir.path().join("bootstrap.conf");
+        std::fs::write(
+            &given,
+            config("server: 'https://x:6443', insecure-skip-tls-verify: true, tls-server-name: y", "token: t"),
+        )
+        .unwrap();
+        let written = dir.path().join("kubelet.conf");
+        let text = for_certificate(&load(&given).unwrap().cluster, Path::new("/pki/kubelet-client-current.pem"));
+        assert!(!text.contains("token"), "{text}");
+        std::fs::write(&written, text).unwrap();
+        let access = load(&written).unwrap();
+        assert_eq!(access.config.cluster_url.to_string(), "https://x:6443/");
+        assert_eq!(access.config.tls_server_name.as_deref(), Some("y"));
+        assert!(access.config.accept_invalid_certs);
+        let CredentialSource::Static { identity: Some((PemSource::File(certificate), PemSource::File(key))), .. } =
+            access.source
+        else {
+            panic!("no file identity")
+        };
+        assert_eq!((certificate.as_path(), key), (Path::new("/pki/kubelet-client-current.pem"), certificate.clone()));
     }
 
     #[test]

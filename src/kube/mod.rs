@@ -11,7 +11,9 @@
 //! | [`services::ServiceCache::run`] | watch of all services | the cache's contents | - |
 //! | [`objects::ObjectCache::run`] | pods registered and unregistered | ends the watches of unreferenced objects | - |
 //! | [`events::EventSender::run`] | the recorder's queue | Event objects in the API | every recorder is gone |
+//! | [`certificates::CertificateManager::run`] | a certificate's dates, what it should say | signing requests, files, the identity in force | no client certificate can be had |
 
+pub mod certificates;
 pub mod client;
 mod connections;
 mod credentials;

@@ -18,6 +18,7 @@ use super::serving_certificate::CertificateSource;
 use super::tls::{Protocol, TlsFiles};
 use super::{Endpoints, HealthCheck, PodLister, ServerError};
 use crate::config::{KubeletConfiguration, effective_value};
+use crate::kube::certificates::CertificateHandle;
 use crate::model::clock;
 
 /// What the servers are made from.
@@ -26,6 +27,8 @@ pub struct ServerInputs<'a> {
     pub configuration: &'a KubeletConfiguration,
     /// `--cert-dir`.
     pub certificate_folder: &'a Path,
+    /// The certificate that the cluster signs (`serverTLSBootstrap`); none to serve with files.
+    pub signed_certificate: Option<CertificateHandle>,
     /// The node's name.
     pub node_name: &'a str,
     /// To ask of tokens and rights with. It has a rate of its own: whoever calls must not slow the node's own requests.
@@ -57,11 +60,17 @@ impl Server {
             authorizer: Authorizer::new(&configuration.authorization, inputs.node_name, inputs.client)?,
         };
         let mut shown = configuration.clone();
-        // As in the peer: the files are shown that are served.
-        shown.tls_cert_file = source.certificate.display().to_string();
-        shown.tls_private_key_file = source.key.display().to_string();
+        let protocol = Protocol::new(configuration)?;
+        let files = match inputs.signed_certificate {
+            Some(certificate) => TlsFiles::signed(protocol, certificate, authorities)?,
+            None => {
+                // As in the peer: the files are shown that are served.
+                shown.tls_cert_file = source.certificate.display().to_string();
+                shown.tls_private_key_file = source.key.display().to_string();
+                TlsFiles::load(protocol, source, authorities, clock::now()).await?
+            }
+        };
         let configz = configz(&shown)?;
-        let files = TlsFiles::load(Protocol::new(configuration)?, source, authorities, clock::now()).await?;
         let debugging = configuration.enable_debugging_handlers;
         let endpoints = Arc::new(Endpoints { health: inputs.health, pods: inputs.pods, configz, debugging });
         let router = router(Port::Secure, &Access::Guarded(Arc::new(guard)), &endpoints);

@@ -161,14 +161,18 @@ impl Server {
                     let peer = Peer { address, certificates: Arc::new([]) };
                     return serve_requests(stream, peer, router, limits, &cancel).await;
                 };
-                let accepting = async { TlsAcceptor::from(tls.config().await).accept(stream).await };
+                let config = tls.config().await;
+                let accepting = TlsAcceptor::from(config).accept(stream);
                 // Cancel-safe: a handshake that is given up ends its connection.
                 let accepted = tokio::select! {
                     () = cancel.cancelled() => return Ok(()),
                     accepted = timeout(limits.handshake, accepting) => accepted,
                 };
                 let Ok(accepted) = accepted else { return Err("the TLS handshake took too long".into()) };
-                let stream = accepted?;
+                let stream = match (accepted, tls.missing()) {
+                    (Err(_), Some(missing)) => return Err(missing.into()),
+                    (accepted, _) => accepted?,
+                };
                 let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let peer =
                     Peer { address, certificates: shown.iter().cloned().map(CertificateDer::into_owned).collect() };

@@ -98,6 +98,7 @@ impl Fixture {
         let inputs = ServerInputs {
             configuration: &configuration,
             certificate_folder: folder.path(),
+            signed_certificate: None,
             node_name: NODE,
             client: Some(&client),
             health: Arc::new(|| Ok(())),
@@ -529,6 +530,7 @@ async fn settings_that_cannot_be_served_name_the_field() {
         let inputs = ServerInputs {
             configuration: &configuration,
             certificate_folder: folder.path(),
+            signed_certificate: None,
             node_name: NODE,
             client: Some(&client),
             health: Arc::new(|| Ok(())),

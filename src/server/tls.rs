@@ -1,5 +1,5 @@
-//! The TLS side of the HTTPS server: versions, ciphers and curves as configured, the certificate as it is on disk, client
-//! certificates asked for and looked at later.
+//! The TLS side of the HTTPS server: versions, ciphers and curves as configured, the certificate as it is on disk or as the
+//! cluster signed it last, client certificates asked for and looked at later.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::SingleCertAndKey;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -17,10 +17,14 @@ use tracing::{info, warn};
 use super::client_ca::ClientAuthorities;
 use super::serving_certificate::{CertificateSource, ServingCertificate, ServingCertificateError};
 use crate::config::KubeletConfiguration;
+use crate::kube::certificates::CertificateHandle;
 use crate::model::{Timestamp, clock};
 
 /// How often the files are looked at, at most, and only when connections come.
 const FILES_CHECK: Duration = Duration::from_secs(10);
+
+/// The peer's words for a handshake that comes too early.
+const NO_CERTIFICATE: &str = "no serving certificate available for the kubelet";
 
 /// Why the TLS settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,13 +119,22 @@ fn choose_curves(provider: &mut CryptoProvider, numbers: &[i32]) -> Result<(), T
     Ok(())
 }
 
-/// What a connection is accepted with, kept as the files are.
+/// Where the certificate comes from that clients are shown.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// Files, and what was read from them last.
+    Files { source: CertificateSource, read: Mutex<ServingCertificate> },
+    /// The cluster signs it (`serverTLSBootstrap`); until it has, no handshake succeeds.
+    Signed(CertificateHandle),
+}
+
+/// What a connection is accepted with, kept as files and certificates are.
 #[derive(Debug)]
 pub(super) struct TlsFiles {
     protocol: Protocol,
-    source: CertificateSource,
+    shown: Shown,
     authorities: Option<Arc<ClientAuthorities>>,
-    current: RwLock<(Arc<ServerConfig>, ServingCertificate)>,
+    current: RwLock<Arc<ServerConfig>>,
     checked: Mutex<Instant>,
 }
 
@@ -134,9 +147,27 @@ impl TlsFiles {
         now: Timestamp,
     ) -> Result<Self, ServingCertificateErrorOrTls> {
         let certificate = source.load(&protocol.provider, now).await?;
-        let config = server_config(&protocol, &certificate, authorities.as_deref())?;
-        let current = RwLock::new((Arc::new(config), certificate));
-        Ok(TlsFiles { protocol, source, authorities, current, checked: Mutex::new(Instant::now()) })
+        let shown = Shown::Files { source, read: Mutex::new(certificate) };
+        Ok(TlsFiles::new(protocol, shown, authorities)?)
+    }
+
+    /// Shows the certificate that the cluster signs.
+    pub(super) fn signed(
+        protocol: Protocol,
+        certificate: CertificateHandle,
+        authorities: Option<Arc<ClientAuthorities>>,
+    ) -> Result<Self, TlsSettingsError> {
+        TlsFiles::new(protocol, Shown::Signed(certificate), authorities)
+    }
+
+    fn new(
+        protocol: Protocol,
+        shown: Shown,
+        authorities: Option<Arc<ClientAuthorities>>,
+    ) -> Result<Self, TlsSettingsError> {
+        let config = server_config(&protocol, &shown, authorities.as_deref())?;
+        let current = RwLock::new(Arc::new(config));
+        Ok(TlsFiles { protocol, shown, authorities, current, checked: Mutex::new(Instant::now()) })
     }
 
     /// What to accept a connection with. Looks at the files if that was not done lately.
@@ -144,7 +175,15 @@ impl TlsFiles {
         if self.is_check_due() {
             self.refresh(clock::now()).await;
         }
-        self.current.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why no client can be served now, if that is so.
+    pub(super) fn missing(&self) -> Option<&'static str> {
+        match &self.shown {
+            Shown::Signed(certificate) if certificate.key().is_none() => Some(NO_CERTIFICATE),
+            _ => None,
+        }
     }
 
     fn is_check_due(&self) -> bool {
@@ -162,26 +201,51 @@ impl TlsFiles {
             Some(authorities) => authorities.refresh().await,
             None => false,
         };
-        let mut certificate = self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone();
-        if self.source.is_changed(&certificate, now).await {
-            match self.source.load(&self.protocol.provider, now).await {
-                Ok(loaded) => {
-                    info!(certificate = %self.source.certificate.display(), "the serving certificate changed");
-                    (certificate, changed) = (loaded, true);
-                }
-                Err(error) => warn!(%error, "the serving certificate cannot be read; the one read before is served"),
-            }
+        if let Shown::Files { source, read } = &self.shown {
+            changed |= self.refresh_certificate(source, read, now).await;
         }
         if !changed {
             return;
         }
-        match server_config(&self.protocol, &certificate, self.authorities.as_deref()) {
+        match server_config(&self.protocol, &self.shown, self.authorities.as_deref()) {
             Ok(config) => {
-                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                *current = (Arc::new(config), certificate);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
             }
             Err(error) => warn!(%error, "the changed TLS files cannot be used; those read before are"),
         }
+    }
+
+    async fn refresh_certificate(
+        &self,
+        source: &CertificateSource,
+        read: &Mutex<ServingCertificate>,
+        now: Timestamp,
+    ) -> bool {
+        let certificate = read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !source.is_changed(&certificate, now).await {
+            return false;
+        }
+        match source.load(&self.protocol.provider, now).await {
+            Ok(loaded) => {
+                info!(certificate = %source.certificate.display(), "the serving certificate changed");
+                *read.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
+                true
+            }
+            Err(error) => {
+                warn!(%error, "the serving certificate cannot be read; the one read before is served");
+                false
+            }
+        }
+    }
+}
+
+/// Gives each handshake the certificate that is in force then.
+#[derive(Debug)]
+struct SignedCertificate(CertificateHandle);
+
+impl ResolvesServerCert for SignedCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.key()
     }
 }
 
@@ -205,7 +269,7 @@ impl From<ServingCertificateErrorOrTls> for super::ServerError {
 
 fn server_config(
     protocol: &Protocol,
-    certificate: &ServingCertificate,
+    shown: &Shown,
     authorities: Option<&ClientAuthorities>,
 ) -> Result<ServerConfig, TlsSettingsError> {
     let verifier: Arc<dyn ClientCertVerifier> = match authorities {
@@ -215,7 +279,13 @@ fn server_config(
         }),
         None => WebPkiClientVerifier::no_client_auth(),
     };
-    let resolver = Arc::new(SingleCertAndKey::from(certificate.key.clone()));
+    let resolver: Arc<dyn ResolvesServerCert> = match shown {
+        Shown::Files { read, .. } => {
+            let certificate = read.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::new(SingleCertAndKey::from(certificate.key.clone()))
+        }
+        Shown::Signed(certificate) => Arc::new(SignedCertificate(certificate.clone())),
+    };
     let mut config = ServerConfig::builder_with_provider(protocol.provider.clone())
         .with_protocol_versions(&protocol.versions)?
         .with_client_cert_verifier(verifier)
