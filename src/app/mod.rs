@@ -12,6 +12,7 @@ mod logging;
 mod node_settings;
 mod process;
 mod start;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Invocation, Settings};
+
+use supervisor::Supervisor;
 
 /// The version that this agent answers for: that of the kubelet whose behaviour it has.
 pub const VERSION: &str = "v1.37.2";
@@ -81,25 +84,28 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         warn!("{warning}");
     }
     info!(version = VERSION, "starting");
-    info!("effective configuration:\n{}", config::effective_yaml(&settings));
+    info!(configuration = config::effective_yaml(&settings), "effective configuration");
     if !settings.not_acted_on.is_empty() {
         warn!(settings = settings.not_acted_on.join(", "), "these settings are understood and not acted on yet");
     }
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let supervisor = Supervisor::find(|name| std::env::var_os(name))?;
     let cancel = CancellationToken::new();
     // Cancel-safe: start holds nothing that must be undone, and the signals are only noticed.
     let mut tasks = tokio::select! {
-        started = start::start(&settings, &cancel) => started?,
+        started = start::start(&settings, &supervisor, &cancel) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    supervisor.ready();
     // Cancel-safe: a signal is only noticed, and a task's end is taken when its arm wins.
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         Some(ended) = tasks.join_next() => Err(start::cause(ended)),
     };
+    supervisor.stopping();
     match &result {
         Ok(()) => info!("told to end; the pods go on"),
         Err(error) => error!("a task that must not end has ended: {error:#}"),

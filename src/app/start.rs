@@ -15,6 +15,7 @@
 //! | qos | the running pods' requests | values of the QoS cgroups |
 //! | health | connections | `ok` |
 //! | https, read-only | connections | the kubelet's API |
+//! | watchdog | the health check | word to systemd that the agent is well |
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
+use super::supervisor::Supervisor;
 use super::{certificates, node_settings, process};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
@@ -81,7 +83,11 @@ struct Api {
 }
 
 /// Starts the agent. Waits for the runtime; everything else that is away is waited for by its own task.
-pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> anyhow::Result<Tasks> {
+pub(super) async fn start(
+    settings: &Settings,
+    supervisor: &Supervisor,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Tasks> {
     let configuration = &settings.configuration;
     let mut tasks = Tasks::new();
     check_machine(settings)?;
@@ -226,13 +232,18 @@ pub(super) async fn start(settings: &Settings, cancel: &CancellationToken) -> an
     spawn(&mut tasks, "pod source", source.run(token()));
     let observer_token = token();
     let pods_served = Pods { list: manager.pods(), observer: observer.clone() };
-    spawn(&mut tasks, "observer", async move { observer.run(hint_sender, observer_token).await });
+    let running_observer = observer.clone();
+    spawn(&mut tasks, "observer", async move { running_observer.run(hint_sender, observer_token).await });
     if let Some(writer) = status_writer {
         spawn(&mut tasks, "statuses", writer.run(token()));
     }
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
     let signed = certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
     serve_https(&mut tasks, settings, &node_name, server.as_ref(), (pods_served, signed), cancel).await?;
+    if supervisor.is_watching() {
+        let alive = supervisor.clone().keep_alive(sync_loop_check(observer), token());
+        spawn(&mut tasks, "watchdog", alive);
+    }
     info!(node = node_name, "started");
     Ok(tasks)
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::name::{CgroupName, Driver};
+use crate::sys::systemd::SystemdError;
+
+use super::name::CgroupName;
 
 /// An error of the cgroup module, with the path or cgroup it happened at.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +24,13 @@ pub enum CgroupError {
         /// The controllers.
         controllers: Vec<String>,
     },
-    /// The driver is not built.
-    #[error("cgroup driver {} is not supported yet: set cgroupDriver: cgroupfs here and in the runtime", driver.as_str())]
-    Driver {
-        /// The driver asked for.
-        driver: Driver,
+    /// systemd did not make, change or stop a slice.
+    #[error("cgroup slice {unit}: {source}")]
+    Systemd {
+        /// The slice's unit.
+        unit: String,
+        /// Why.
+        source: SystemdError,
     },
     /// A cgroup that must be there is missing from hierarchies (v1).
     #[error("cgroup {name:?} has some missing paths: {}", join_paths(paths))]
@@ -43,6 +47,16 @@ pub enum CgroupError {
         name: CgroupName,
         /// The controllers it lacks.
         controllers: Vec<String>,
+    },
+    /// The controllers of a cgroup that must be there cannot be read: mostly, it is not there (v2).
+    #[error("could not read controllers for cgroup {name:?}: open {path}: {reason}", path = path.display())]
+    NoControllers {
+        /// The cgroup.
+        name: CgroupName,
+        /// The file that lists them.
+        path: PathBuf,
+        /// The kernel's answer.
+        reason: String,
     },
     /// The configured `cgroupRoot` is not usable.
     #[error("invalid configuration: {0}")]

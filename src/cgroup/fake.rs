@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
+use crate::sys::systemd::{Property, SystemdError, Units};
+
 use super::hierarchy::{Hierarchy, Version};
 use super::kernel::Kernel;
+use super::name::{CgroupName, Driver};
 
 const V1_MOUNTS: [&str; 8] = ["cpu,cpuacct", "cpuset", "memory", "pids", "hugetlb", "freezer", "devices", "systemd"];
 
@@ -272,6 +275,74 @@ impl Kernel for Arc<FakeKernel> {
             std::fs::write(file, left).unwrap();
         });
         Ok(())
+    }
+}
+
+/// A systemd for tests: keeps which slices are there and makes their cgroups in a fake kernel, as the real one does.
+pub(super) struct FakeUnits {
+    kernel: Arc<FakeKernel>,
+    calls: Mutex<Vec<String>>,
+    refusing: Mutex<Option<String>>,
+}
+
+impl FakeUnits {
+    pub(super) fn over(kernel: &Arc<FakeKernel>) -> Arc<Self> {
+        Arc::new(FakeUnits { kernel: Arc::clone(kernel), calls: Mutex::default(), refusing: Mutex::default() })
+    }
+
+    /// What was asked since the last call: `start UNIT`, `set UNIT NAME...`, `stop UNIT`.
+    pub(super) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    /// Fails all that begins with that, until told otherwise.
+    pub(super) fn refuse(&self, start: Option<&str>) {
+        *self.refusing.lock().unwrap() = start.map(str::to_owned);
+    }
+
+    fn note(&self, call: String) -> Result<(), SystemdError> {
+        let refused = self.refusing.lock().unwrap().as_ref().is_some_and(|start| call.starts_with(start));
+        self.calls.lock().unwrap().push(call);
+        if refused { Err(SystemdError::NotRunning) } else { Ok(()) }
+    }
+}
+
+impl Units for Arc<FakeUnits> {
+    fn version(&self) -> Result<u32, SystemdError> {
+        Ok(252)
+    }
+
+    fn start(&self, unit: &str, _: &[Property]) -> Result<(), SystemdError> {
+        self.note(format!("start {unit}"))?;
+        // In the hierarchies that systemd knows, parents first.
+        let relative = CgroupName::from_systemd(unit).relative(Driver::Systemd);
+        let known = ["cpu,cpuacct", "memory", "pids", "systemd", "unified"];
+        for mount in self.kernel.hierarchy().mounts() {
+            let name = mount.point.file_name().and_then(|name| name.to_str()).unwrap();
+            if self.kernel.version == Version::V1 && !known.contains(&name) {
+                continue;
+            }
+            let mut directory = mount.point.clone();
+            for component in &relative {
+                if self.kernel.version == Version::V2 {
+                    self.kernel.enable(&directory, "+cpu +memory +pids").unwrap();
+                }
+                directory.push(component);
+                if !directory.is_dir() {
+                    self.kernel.mkdir(&directory).unwrap();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, unit: &str, properties: &[Property]) -> Result<(), SystemdError> {
+        let names: Vec<&str> = properties.iter().map(|property| property.name).collect();
+        self.note(format!("set {unit} {}", names.join(" ")))
+    }
+
+    fn stop(&self, unit: &str) -> Result<(), SystemdError> {
+        self.note(format!("stop {unit}"))
     }
 }
 

@@ -94,7 +94,7 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Looks at the host. Fails if a controller that every node needs (cpu, cpuset, memory; cpuacct on v1) is not there.
+    /// Looks at the host. Fails if a controller that every node needs (cpu, memory; cpuacct and cpuset on v1) is not there.
     pub fn detect(paths: &HostPaths) -> Result<Self, CgroupError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -169,7 +169,7 @@ impl Hierarchy {
     fn require_controllers(&self) -> Result<(), CgroupError> {
         let required: &[&str] = match self.version {
             Version::V1 => &["cpu", "cpuacct", "cpuset", "memory"],
-            Version::V2 => &["cpu", "cpuset", "memory"],
+            Version::V2 => &["cpu", "memory"],
         };
         let missing = required.iter().filter(|controller| self.mount_of(controller).is_none());
         let missing: Vec<String> = missing.map(|controller| (*controller).to_owned()).collect();
@@ -348,7 +348,7 @@ mod tests {
         assert!(v2.require_controllers().is_ok());
         let poor = Hierarchy::v2("/c".into(), "cpu pids\n", Vec::new());
         let error = poor.require_controllers().unwrap_err();
-        assert_eq!(error.to_string(), "cgroup controllers not mounted: cpuset, memory");
+        assert_eq!(error.to_string(), "cgroup controllers not mounted: memory");
     }
 
     #[test]

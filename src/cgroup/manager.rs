@@ -12,6 +12,7 @@ use crate::model::linux_resources::MIN_CPU_SHARES;
 use crate::model::pod::PodUid;
 use crate::model::qos::QosClass;
 use crate::model::resources::ResourceTotals;
+use crate::sys::systemd::{HostUnits, Units};
 
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Version};
@@ -188,20 +189,21 @@ struct Inner {
 }
 
 impl CgroupManager {
-    /// The manager of a host's tree. Touches nothing yet. Fails for a driver that is not built and for a `cgroupRoot` that
-    /// is no path.
+    /// The manager of a host's tree. Touches nothing yet. Fails for a `cgroupRoot` that is no path.
     pub fn new(settings: CgroupSettings, hierarchy: Hierarchy) -> Result<Self, CgroupError> {
-        Self::with_kernel(settings, hierarchy, Box::new(HostKernel))
+        let units: Option<Box<dyn Units>> = match settings.driver {
+            Driver::Cgroupfs => None,
+            Driver::Systemd => Some(Box::new(HostUnits::default())),
+        };
+        Self::with_kernel(settings, hierarchy, Box::new(HostKernel), units)
     }
 
     fn with_kernel(
         mut settings: CgroupSettings,
         hierarchy: Hierarchy,
         kernel: Box<dyn Kernel>,
+        units: Option<Box<dyn Units>>,
     ) -> Result<Self, CgroupError> {
-        if settings.driver != Driver::Cgroupfs {
-            return Err(CgroupError::Driver { driver: settings.driver });
-        }
         let root = CgroupName::from_cgroupfs(&settings.cgroup_root).ok_or_else(|| {
             let paths = vec![PathBuf::from(&settings.cgroup_root)];
             CgroupError::Root(Box::new(CgroupError::MissingPaths { name: CgroupName::default(), paths }))
@@ -210,7 +212,7 @@ impl CgroupManager {
             settings.pods.memory_qos = None;
         }
         let inner = Inner {
-            tree: Arc::new(Tree { hierarchy, kernel }),
+            tree: Arc::new(Tree { hierarchy, kernel, units }),
             names: TreeNames::below(root),
             settings,
             kubepods: Mutex::default(),
@@ -382,7 +384,7 @@ impl Inner {
 
     /// Limits a cgroup that someone else must have made.
     fn set_existing(&self, path: &str, reserved: &ResourceTotals, scope: ReservedScope) -> Result<(), CgroupError> {
-        let name = CgroupName::from_cgroupfs(path).filter(|name| !name.is_root()).ok_or_else(|| {
+        let name = CgroupName::of_path(path, self.settings.driver).filter(|name| !name.is_root()).ok_or_else(|| {
             CgroupError::MissingPaths { name: CgroupName::default(), paths: vec![PathBuf::from(path)] }
         })?;
         self.tree.validate(&name)?;
@@ -436,7 +438,11 @@ impl Inner {
             return Ok(());
         }
         match self.tree.make(name) {
-            Err(error @ (CgroupError::NoParent { .. } | CgroupError::MissingControllers { .. })) => {
+            Err(
+                error @ (CgroupError::NoParent { .. }
+                | CgroupError::MissingControllers { .. }
+                | CgroupError::NoControllers { .. }),
+            ) => {
                 warn!(%error, "The cgroup tree is incomplete: making it again");
                 self.make_tree()?;
                 self.tree.make(name)?;
@@ -502,6 +508,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 #[path = "manager_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "manager_systemd_tests.rs"]
+mod systemd_tests;
 
 #[cfg(test)]
 #[path = "manager_host_tests.rs"]

@@ -1,5 +1,5 @@
-//! The cgroup tree of the node (kubepods, QoS classes, pods) by the cgroupfs driver on cgroup v1 and v2, and the arithmetic
-//! from resources to cgroup values.
+//! The cgroup tree of the node (kubepods, QoS classes, pods) by the cgroupfs and the systemd driver on cgroup v1 and v2, and
+//! the arithmetic from resources to cgroup values.
 //!
 //! ```text
 //! <cgroupRoot>/kubepods                        limited to the node's allocatable resources
@@ -8,11 +8,15 @@
 //! <cgroupRoot>/kubepods/besteffort/pod<uid>    the least CPU shares
 //! ```
 //!
+//! By the systemd driver each is a slice: `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid>.slice`, with `_`
+//! for the dashes of the UID.
+//!
 //! Containers' own cgroups are the runtime's business, below the pod's.
 //!
-//! - [`name`], [`values`], [`control`] are pure: names by driver, values of each cgroup, control files and contents.
-//! - [`hierarchy`] finds once what is mounted; `tree` makes, sets and removes single cgroups through `kernel`, the seam
-//!   where tests put a fake; [`CgroupManager`] is the handle for everyone else.
+//! - [`name`], [`values`], [`control`], [`systemd`] are pure: names by driver, values of each cgroup, control files and
+//!   contents, units and properties.
+//! - [`hierarchy`] finds once what is mounted; `tree` makes, sets and removes single cgroups through `kernel` and
+//!   [`crate::sys::systemd::Units`], the seams where tests put fakes; [`CgroupManager`] is the handle for everyone else.
 //!
 //! Must not know of the API client or the runtime. Never creates, changes or removes anything outside `cgroupRoot`, but
 //! for the values of the reserved cgroups that the configuration names; it never creates those.
@@ -30,6 +34,7 @@ mod manager;
 pub mod name;
 pub mod oom;
 mod remove;
+pub mod systemd;
 mod tree;
 pub mod values;
 

@@ -79,9 +79,17 @@ impl CgroupName {
         }
     }
 
-    /// The path relative to a mount point by the cgroupfs driver's naming.
-    pub fn relative(&self) -> PathBuf {
-        self.0.iter().collect()
+    /// The path relative to a mount point, by the driver's naming.
+    pub fn relative(&self, driver: Driver) -> PathBuf {
+        self.path(driver).split('/').filter(|component| !component.is_empty()).collect()
+    }
+
+    /// The cgroup that the driver makes of a path which someone else wrote down by the driver's naming.
+    pub fn of_path(path: &str, driver: Driver) -> Option<Self> {
+        match driver {
+            Driver::Cgroupfs => CgroupName::from_cgroupfs(path),
+            Driver::Systemd => Some(CgroupName::from_systemd(path)),
+        }
     }
 
     // Every slice carries its ancestors' names: a.slice/a-b.slice/a-b-c.slice.
@@ -161,6 +169,8 @@ pub fn pod_of_directory(directory: &str, driver: Driver) -> Option<PodUid> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -198,6 +208,10 @@ mod tests {
         let last = |path: &str| path.rsplit('/').next().unwrap().to_owned();
         assert_eq!(pod_of_directory(&last(cgroupfs), Driver::Cgroupfs), Some(PodUid::from(UID)));
         assert_eq!(pod_of_directory(&last(systemd), Driver::Systemd), Some(PodUid::from(UID)));
+        for (path, driver) in [(cgroupfs, Driver::Cgroupfs), (systemd, Driver::Systemd)] {
+            assert_eq!(CgroupName::of_path(path, driver), Some(pod.clone()));
+            assert_eq!(Path::new("/").join(pod.relative(driver)), Path::new(path));
+        }
     }
 
     #[test]

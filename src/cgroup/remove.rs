@@ -7,20 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::error::CgroupError;
 use super::name::CgroupName;
+use super::systemd;
 use super::tree::{Tree, is};
 
 /// How often a cgroup in use is tried again; with the pauses doubling from [`FIRST_PAUSE`], about a second in all.
 const TRIES: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
-/// Removes cgroups in all hierarchies. Nothing is killed if they are empty; else every process in them gets SIGKILL until
-/// they are gone. A cgroup that is not there is fine.
+/// Removes cgroups in all hierarchies, and their slices. Nothing is killed if they are empty; else every process in them
+/// gets SIGKILL until they are gone. A cgroup that is not there is fine.
 pub(super) async fn remove(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<(), CgroupError> {
     let names = Arc::new(names);
+    if tree.units.is_some() {
+        let (tree, names) = (Arc::clone(&tree), Arc::clone(&names));
+        tokio::task::spawn_blocking(move || tree.stop_slices(&names)).await?;
+    }
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
@@ -39,6 +44,27 @@ pub(super) async fn remove(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<()
 }
 
 impl Tree {
+    /// Stops the slices. A process that is left would be asked to end first and given its time, which it had: it is killed
+    /// before. What systemd does not do shows when the directories are removed.
+    fn stop_slices(&self, names: &[CgroupName]) {
+        let Some(units) = &self.units else { return };
+        for name in names {
+            let directories = self.directories(name);
+            if directories.iter().any(|directory| self.is_populated(directory)) {
+                self.kill_all(std::slice::from_ref(name), &directories);
+            }
+            let unit = systemd::unit(name);
+            if let Err(error) = units.stop(&unit) {
+                warn!(unit, %error, "Could not stop the slice of a cgroup that is removed");
+            }
+        }
+    }
+
+    fn is_populated(&self, directory: &Path) -> bool {
+        let below = || self.children(directory).unwrap_or_default().iter().any(|child| self.is_populated(child));
+        !self.processes(directory).is_empty() || below()
+    }
+
     /// One go over all hierarchies, on past errors. A cgroup in use is the error only if there is no other.
     fn try_remove(&self, names: &[CgroupName], kill: bool) -> Result<(), CgroupError> {
         let directories: Vec<PathBuf> = names.iter().flat_map(|name| self.directories(name)).collect();

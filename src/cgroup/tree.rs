@@ -7,30 +7,46 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use crate::model::pod::PodUid;
+use crate::sys::systemd::Units;
 
 use super::control::{self, Setting};
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Mount, Role, Version};
 use super::kernel::Kernel;
 use super::name::{self, CgroupName, Driver};
+use super::systemd;
 use super::values::CgroupValues;
+
+/// The file of a v2 cgroup that lists its controllers.
+const CONTROLLERS: &str = "cgroup.controllers";
 
 /// The hierarchies and the kernel that holds them.
 pub(super) struct Tree {
     pub(super) hierarchy: Hierarchy,
     pub(super) kernel: Box<dyn Kernel>,
+    /// Who makes slices, by the systemd driver.
+    pub(super) units: Option<Box<dyn Units>>,
 }
 
 impl Tree {
+    pub(super) fn driver(&self) -> Driver {
+        if self.units.is_some() { Driver::Systemd } else { Driver::Cgroupfs }
+    }
+
+    /// A cgroup's path below each mount point, by the driver's naming.
+    fn relative(&self, name: &CgroupName) -> PathBuf {
+        name.relative(self.driver())
+    }
+
     /// Where a cgroup is in each hierarchy.
     pub(super) fn directories(&self, name: &CgroupName) -> Vec<PathBuf> {
-        let relative = name.relative();
+        let relative = self.relative(name);
         self.hierarchy.mounts().iter().map(|mount| mount.point.join(&relative)).collect()
     }
 
     /// Fails unless the cgroup is there with all that is required of it.
     pub(super) fn validate(&self, name: &CgroupName) -> Result<(), CgroupError> {
-        let relative = name.relative();
+        let relative = self.relative(name);
         let required = || self.hierarchy.mounts().iter().filter(|mount| mount.role == Role::Required);
         match self.hierarchy.version() {
             Version::V1 => {
@@ -39,9 +55,15 @@ impl Tree {
                 if paths.is_empty() { Ok(()) } else { Err(CgroupError::MissingPaths { name: name.clone(), paths }) }
             }
             Version::V2 => {
-                let missing =
-                    |mount: &Mount| self.missing_controllers(&mount.point.join(&relative), &mount.controllers);
-                let controllers: Vec<String> = required().flat_map(missing).collect();
+                let mut controllers = Vec::new();
+                for mount in required() {
+                    let path = mount.point.join(&relative).join(CONTROLLERS);
+                    let there = self.kernel.read(&path).map_err(|error| {
+                        let reason = reason(&error);
+                        CgroupError::NoControllers { name: name.clone(), path, reason }
+                    })?;
+                    controllers.extend(missing(&there, &mount.controllers));
+                }
                 if controllers.is_empty() {
                     Ok(())
                 } else {
@@ -59,13 +81,18 @@ impl Tree {
     pub(super) fn is_finished(&self, name: &CgroupName) -> bool {
         let (file, untouched) = control::cpu_share_file(self.hierarchy.version());
         let Some(mount) = self.hierarchy.mount_of("cpu") else { return true };
-        let content = self.kernel.read(&mount.point.join(name.relative()).join(file));
+        let content = self.kernel.read(&mount.point.join(self.relative(name)).join(file));
         content.is_ok_and(|content| content.trim() != untouched)
     }
 
     /// Makes a cgroup where it is missing, below a parent that is there, with the controllers at work in it.
     pub(super) fn make(&self, name: &CgroupName) -> Result<(), CgroupError> {
-        let relative = name.relative();
+        if let Some(units) = &self.units {
+            let unit = systemd::unit(name);
+            let started = units.start(&unit, &systemd::creation(name, self.hierarchy.version()));
+            started.map_err(|source| CgroupError::Systemd { unit, source })?;
+        }
+        let relative = self.relative(name);
         for mount in self.hierarchy.mounts() {
             let directory = mount.point.join(&relative);
             let made = match mount.role {
@@ -105,7 +132,7 @@ impl Tree {
     pub(super) fn fill_cpuset(&self, name: &CgroupName) -> Result<(), CgroupError> {
         match self.hierarchy.mount_of("cpuset") {
             Some(mount) if self.hierarchy.version() == Version::V1 && !name.is_root() => {
-                self.inherit_cpuset(&mount.point.join(name.relative()))
+                self.inherit_cpuset(&mount.point.join(self.relative(name)))
             }
             _ => Ok(()),
         }
@@ -124,16 +151,14 @@ impl Tree {
     }
 
     fn missing_controllers(&self, directory: &Path, needed: &[String]) -> Vec<String> {
-        let there = self.kernel.read(&directory.join("cgroup.controllers")).unwrap_or_default();
-        let there: Vec<&str> = there.split_whitespace().collect();
-        needed.iter().filter(|controller| !there.contains(&controller.as_str())).cloned().collect()
+        missing(&self.kernel.read(&directory.join(CONTROLLERS)).unwrap_or_default(), needed)
     }
 
     // All that the parent has: runtimes need more than the node itself (io). What cannot be had shows when the new
     // cgroup is validated.
     fn enable_controllers(&self, directory: &Path) {
         let Some(parent) = directory.parent() else { return };
-        let available = self.kernel.read(&parent.join("cgroup.controllers")).unwrap_or_default();
+        let available = self.kernel.read(&parent.join(CONTROLLERS)).unwrap_or_default();
         let additions: Vec<String> = available.split_whitespace().map(|controller| format!("+{controller}")).collect();
         let file = parent.join("cgroup.subtree_control");
         if self.kernel.write(&file, &additions.join(" ")).is_ok() {
@@ -148,8 +173,19 @@ impl Tree {
 
     /// Puts values into force. Goes on after a value that the kernel refuses; the first refusal is the error.
     pub(super) fn set(&self, name: &CgroupName, values: &CgroupValues) -> Result<(), CgroupError> {
+        let Some(units) = &self.units else { return self.set_files(name, values) };
+        let unit = systemd::unit(name);
+        let told = units.version().and_then(|systemd| {
+            let properties = systemd::properties(values, self.hierarchy.version(), systemd);
+            if properties.is_empty() { Ok(()) } else { units.set(&unit, &properties) }
+        });
+        let told = told.map_err(|source| CgroupError::Systemd { unit, source });
+        told.and(self.set_files(name, &systemd::as_kept(values)))
+    }
+
+    fn set_files(&self, name: &CgroupName, values: &CgroupValues) -> Result<(), CgroupError> {
         let settings = control::settings(values, self.hierarchy.version(), self.hierarchy.page_sizes());
-        let relative = name.relative();
+        let relative = self.relative(name);
         let mut refused = Vec::new();
         let mut first = Ok(());
         for setting in &settings {
@@ -199,7 +235,7 @@ impl Tree {
             };
             for entry in entries {
                 let entry = entry.map_err(failed)?;
-                let uid = entry.file_name().to_str().and_then(|name| name::pod_of_directory(name, Driver::Cgroupfs));
+                let uid = entry.file_name().to_str().and_then(|name| name::pod_of_directory(name, self.driver()));
                 if let (Some(uid), true) = (uid, entry.file_type().is_ok_and(|kind| kind.is_dir())) {
                     found.push((uid, entry.path()));
                 }
@@ -216,6 +252,16 @@ impl Tree {
         let failed = |source| CgroupError::Write { path: path.to_owned(), content: content.to_owned(), source };
         self.kernel.write(path, content).map_err(failed)
     }
+}
+
+fn missing(there: &str, needed: &[String]) -> Vec<String> {
+    let there: Vec<&str> = there.split_whitespace().collect();
+    needed.iter().filter(|controller| !there.contains(&controller.as_str())).cloned().collect()
+}
+
+/// The kernel's reason in the words of C and Go.
+fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound { "no such file or directory".to_owned() } else { error.to_string() }
 }
 
 /// Whether an error is that of the kernel.

@@ -24,7 +24,7 @@ pub use effective::{effective_value, effective_yaml};
 pub use flags::{FlagError, Flags};
 pub use gates::{FeatureGates, Gate, GateError};
 pub use load::load;
-pub use types::KubeletConfiguration;
+pub use types::{KubeletConfiguration, LoggingConfiguration, VModuleItem};
 pub use validation::{Violation, validate_for_cgroup};
 
 /// What the command line asks for.

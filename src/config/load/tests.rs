@@ -298,7 +298,7 @@ fn settings_that_nothing_acts_on_are_named_once() {
     settings.not_acted_on.sort();
     assert_eq!(
         settings.not_acted_on,
-        ["--lock-file", "featureGates.EventedPLEG", "logging.vmodule", "protectKernelDefaults", "shutdownGracePeriod",]
+        ["--lock-file", "featureGates.EventedPLEG", "protectKernelDefaults", "shutdownGracePeriod",]
     );
 }
 
