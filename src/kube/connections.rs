@@ -113,7 +113,8 @@ impl Shared {
     /// A place on the first lane with room; a lane is added when all are full, and lanes out of use are let go.
     fn place(&self, generation: u64) -> Place {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if lanes.generation != generation {
+        // A request that was about to be sent when the certificate changed goes by the new one too.
+        if lanes.generation < generation {
             // Requests under way keep their lane until they end.
             lanes.lanes.clear();
             lanes.generation = generation;
@@ -375,6 +376,8 @@ mod tests {
         let new = shared.place(2);
         assert!(!Arc::ptr_eq(&old.0, &new.0));
         assert_eq!(lanes(&shared), [1]);
+        let late = shared.place(1);
+        assert!(Arc::ptr_eq(&late.0, &new.0), "no way back");
     }
 
     #[rstest]

@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -24,13 +23,14 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::ServerError;
+use super::seats::{Seat, Seats};
 use super::stall::StallLimit;
 use super::tls::TlsFiles;
 
 /// What a client may use of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections at once; more wait in the kernel.
+    /// Connections at once; when they are reached, a silent one gives way to the next ([`Seats`]).
     pub connections: usize,
     /// Time of the TLS handshake.
     pub handshake: Duration,
@@ -105,17 +105,10 @@ impl Server {
 
     /// Serves until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let seats = Seats::new(self.limits.connections);
         let mut connections = JoinSet::new();
         let mut failing = false;
         loop {
-            // Cancel-safe: a slot that was not taken stays free.
-            let slot = tokio::select! {
-                () = cancel.cancelled() => break,
-                slot = slots.clone().acquire_owned() => slot,
-            };
-            // Never closed.
-            let Ok(slot) = slot else { break };
             // Cancel-safe: accept loses no connection, and an ended task has nothing more to tell.
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
@@ -125,7 +118,12 @@ impl Server {
             match accepted {
                 Ok((stream, address)) => {
                     failing = false;
-                    connections.spawn(self.serve(stream, address, slot, cancel.clone()));
+                    // Cancel-safe: a seat that was not taken stays free.
+                    let seat = tokio::select! {
+                        () = cancel.cancelled() => break,
+                        seat = seats.take() => seat,
+                    };
+                    connections.spawn(self.serve(stream, address, seat, cancel.clone()));
                 }
                 Err(error) => {
                     if !failing {
@@ -149,17 +147,17 @@ impl Server {
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        seat: Seat,
         cancel: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (tls, router, limits) = (self.tls.clone(), self.router.clone(), self.limits);
         async move {
-            let _slot = slot;
             prepare(&stream);
+            let settled = seat.settled();
             let served = Box::pin(async {
                 let Some(tls) = tls else {
                     let peer = Peer { address, certificates: Arc::new([]) };
-                    return serve_requests(stream, peer, router, limits, &cancel).await;
+                    return serve_requests(stream, peer, router, (limits, settled), &cancel).await;
                 };
                 let config = tls.config().await;
                 let accepting = TlsAcceptor::from(config).accept(stream);
@@ -176,9 +174,14 @@ impl Server {
                 let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let peer =
                     Peer { address, certificates: shown.iter().cloned().map(CertificateDer::into_owned).collect() };
-                serve_requests(stream, peer, router, limits, &cancel).await
+                serve_requests(stream, peer, router, (limits, settled), &cancel).await
             });
-            if let Err(error) = served.await {
+            // Cancel-safe: a connection that leaves has not asked anything.
+            let ended = tokio::select! {
+                ended = served => ended,
+                () = seat.must_leave() => Err("it said nothing, and another needed its place".into()),
+            };
+            if let Err(error) = ended {
                 debug!(client = %address, %error, "a connection ended");
             }
         }
@@ -197,10 +200,9 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     io: IO,
     peer: Peer,
     router: Router,
-    limits: Limits,
+    (limits, asked): (Limits, CancellationToken),
     cancel: &CancellationToken,
 ) -> Result<(), tower::BoxError> {
-    let asked = CancellationToken::new();
     let first = asked.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         first.cancel();

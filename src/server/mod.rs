@@ -23,6 +23,7 @@ mod listener;
 mod pods;
 mod review;
 mod routes;
+mod seats;
 mod serving_certificate;
 mod stall;
 mod stamp;

@@ -25,6 +25,7 @@ use super::listener::Limits;
 use super::routes::{PROXY, Port, ROUTES, served};
 use super::{PodLister, Server, ServerInputs, configz};
 use crate::config::KubeletConfiguration;
+use crate::kube::certificates::{CertificateManager, ServingSettings};
 use crate::kube::testing::{Exchange, FakeApi};
 
 const NODE: &str = "node-1";
@@ -461,18 +462,101 @@ async fn slow_clients_are_cut_off_and_others_get_their_turn() {
     // Asked, and is idle.
     let mut idle = server.connect_as(None).await;
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n").await.unwrap();
-    let more: Vec<_> = (0..20).map(|_| TcpStream::connect(server.address)).collect();
-    let more = futures::future::join_all(more).await;
-
     let started = tokio::time::Instant::now();
     assert!(read_all(&mut silent[0]).await.is_empty());
     assert_eq!(read_all(&mut slow).await, "");
     let answered = read_all(&mut idle).await;
     assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with("ok"), "{answered}");
     assert!(started.elapsed() < Duration::from_secs(10));
-    drop(more);
     assert_eq!(status(&server.get("/pods", Some("admin")).await), 200);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn however_many_connections_are_idle_who_asks_is_served() {
+    let server = Fixture::start(|_, _| {}, Limits { connections: 8, ..Limits::default() }).await;
+    // Without handshake, and with one.
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let started = tokio::time::Instant::now();
+    let mut shaken = Vec::new();
+    for _ in 0..20 {
+        shaken.push(server.connect_as(None).await);
+    }
+    // One that has asked keeps its place.
+    let mut busy = server.connect_as(None).await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n";
+    let mut first = [0; 12];
+    busy.write_all(request).await.unwrap();
+    busy.read_exact(&mut first).await.unwrap();
+    for _ in 0..20 {
+        shaken.push(server.connect_as(None).await);
+    }
+    assert_eq!(status(&server.get("/pods", Some("admin")).await), 200);
+    busy.write_all(request).await.unwrap();
+    busy.read_exact(&mut first).await.unwrap();
+    // Nobody had to wait for the time limits of those that are idle.
+    assert!(started.elapsed() < Limits::default().first_request);
+    drop((idle, shaken));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn until_the_cluster_has_signed_a_certificate_nobody_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::new();
+    let client = api.client();
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([NODE.to_owned(), name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let certificates = |name: &str| {
+        let (certificate, key) = made(name);
+        std::fs::write(folder.path().join("kubelet-server.crt"), &certificate).unwrap();
+        std::fs::write(folder.path().join("kubelet-server.key"), &key).unwrap();
+        certificate
+    };
+    let handle = || {
+        let (_, template) = tokio::sync::watch::channel(None);
+        let settings = ServingSettings { directory: folder.path(), given: None, template };
+        CertificateManager::serving(&client, settings).handle()
+    };
+    let shown = async |address: SocketAddr, root: &str| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = builder.with_root_certificates(roots).with_no_client_auth();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(ServerName::try_from(NODE).unwrap(), stream).await.map(|_| ()).map_err(|e| e.to_string())
+    };
+    let missing = handle();
+    let root = certificates("later");
+    for (certificate, served) in [(missing, false), (handle(), true)] {
+        let configuration =
+            KubeletConfiguration { address: "127.0.0.1".to_owned(), port: 0, ..KubeletConfiguration::default() };
+        let inputs = ServerInputs {
+            configuration: &configuration,
+            certificate_folder: folder.path(),
+            signed_certificate: Some(certificate),
+            node_name: NODE,
+            client: Some(&client),
+            health: Arc::new(|| Ok(())),
+            pods: None,
+        };
+        let server = Server::https(inputs).await.unwrap();
+        let (address, cancel) = (server.address(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.run(cancel.clone()));
+        let outcome = shown(address, &root).await;
+        assert_eq!(outcome.is_ok(), served, "{outcome:?}");
+        cancel.cancel();
+        tasks.join_next().await.unwrap().unwrap();
+        assert!(!folder.path().join("kubelet.crt").exists(), "none of its own making");
+    }
 }
 
 #[tokio::test]
