@@ -2,6 +2,7 @@
 //! `hack/isolated --cluster` makes, run one after the other, and are ignored elsewhere: `hack/test` runs them.
 
 mod adoption;
+mod certificates;
 mod faults;
 mod harness;
 mod images;
