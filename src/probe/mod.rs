@@ -7,18 +7,25 @@
 //! | file | holds |
 //! |---|---|
 //! | `schedule` | pure: when a probe runs next, thresholds, verdicts |
-//! | `action` | one try of a probe, by `exec`, `http`, `tcp` or `grpc` |
+//! | `attempt` | one run of a probe, by `exec`, `http`, `tcp` or `grpc` |
 //! | `manager` | the one task that runs all probes of the node |
 //! | `counters` | what `/metrics/probes` shows |
 //!
 //! Task `probes`: sleeps until a probe is due or a pod's probes change, runs what is due with bounded concurrency, and ends
 //! with its token, cutting off what still runs. It never wakes for nothing.
 
+mod attempt;
+mod counters;
+mod exec;
+mod grpc;
+mod http;
+mod manager;
+mod schedule;
+mod tcp;
 mod tls;
 mod types;
 
-mod manager;
-
+pub use counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
 pub use manager::{PodProbes, ProbeManager, ProbeManagerParts};
 pub use tls::lenient_tls;
 pub use types::{ProbeEvents, ProbeKind, ProbedContainer, WhichProbes};
