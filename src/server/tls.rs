@@ -62,16 +62,15 @@ impl Protocol {
     pub(super) fn new(configuration: &KubeletConfiguration) -> Result<Self, TlsSettingsError> {
         let mut provider = aws_lc_rs::default_provider();
         let only_newest = configuration.tls_min_version == "VersionTLS13";
-        let versions = if only_newest {
-            vec![&rustls::version::TLS13]
-        } else {
-            vec![&rustls::version::TLS13, &rustls::version::TLS12]
-        };
+        let mut versions = vec![&rustls::version::TLS13];
         if matches!(configuration.tls_min_version.as_str(), "VersionTLS10" | "VersionTLS11") {
             warn!(tlsMinVersion = configuration.tls_min_version, "TLS 1.2 is the oldest version that is served");
         }
-        if !configuration.tls_cipher_suites.is_empty() && !only_newest {
-            choose_ciphers(&mut provider, &configuration.tls_cipher_suites)?;
+        if !only_newest {
+            let names = &configuration.tls_cipher_suites;
+            if names.is_empty() || choose_ciphers(&mut provider, names)? {
+                versions.push(&rustls::version::TLS12);
+            }
         }
         if !configuration.tls_curve_preferences.is_empty() {
             choose_curves(&mut provider, &configuration.tls_curve_preferences)?;
@@ -80,8 +79,9 @@ impl Protocol {
     }
 }
 
-/// Keeps the named ciphers of TLS 1.2; those of TLS 1.3 cannot be chosen, in the peer neither.
-fn choose_ciphers(provider: &mut CryptoProvider, names: &[String]) -> Result<(), TlsSettingsError> {
+/// Keeps the named ciphers of TLS 1.2, and says whether there are any; those of TLS 1.3 cannot be chosen, in the peer neither,
+/// but who names them alone wants no other version.
+fn choose_ciphers(provider: &mut CryptoProvider, names: &[String]) -> Result<bool, TlsSettingsError> {
     let name = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite());
     let is_old = |suite: &rustls::SupportedCipherSuite| matches!(suite, rustls::SupportedCipherSuite::Tls12(_));
     let supported: Vec<String> = provider.cipher_suites.iter().filter(|suite| is_old(suite)).map(name).collect();
@@ -93,16 +93,18 @@ fn choose_ciphers(provider: &mut CryptoProvider, names: &[String]) -> Result<(),
             other => other.to_owned(),
         })
         .collect();
+    let is_new = |name: &String| name.starts_with("TLS_AES_") || name == "TLS_CHACHA20_POLY1305_SHA256";
     let unsupported: Vec<&String> =
-        wanted.iter().filter(|wanted| !supported.contains(wanted) && !wanted.starts_with("TLS_AES_")).collect();
+        wanted.iter().filter(|wanted| !supported.contains(wanted) && !is_new(wanted)).collect();
     provider.cipher_suites.retain(|suite| !is_old(suite) || wanted.contains(&name(suite)));
-    if !provider.cipher_suites.iter().any(is_old) {
+    let any_old = provider.cipher_suites.iter().any(is_old);
+    if !any_old && !wanted.iter().any(is_new) {
         return Err(TlsSettingsError::Ciphers { given: names.to_vec(), supported });
     }
     if !unsupported.is_empty() {
         warn!(?unsupported, "these of tlsCipherSuites are weak and not supported; the others are served");
     }
-    Ok(())
+    Ok(any_old)
 }
 
 fn choose_curves(provider: &mut CryptoProvider, numbers: &[i32]) -> Result<(), TlsSettingsError> {
@@ -379,6 +381,8 @@ mod tests {
         let old = |suite: &&rustls::SupportedCipherSuite| matches!(suite, rustls::SupportedCipherSuite::Tls12(_));
         assert_eq!(chosen.provider.cipher_suites.iter().filter(old).count(), 2);
         assert!(chosen.provider.cipher_suites.len() > 2);
+        let newest = protocol(|c| c.tls_cipher_suites = vec!["TLS_AES_128_GCM_SHA256".to_owned()]).unwrap();
+        assert_eq!(newest.versions, [&rustls::version::TLS13]);
         let error = protocol(|c| c.tls_cipher_suites = vec![names[2].to_owned()]).unwrap_err();
         assert!(error.to_string().contains("TLS_RSA_WITH_AES_128_CBC_SHA"), "{error}");
     }
