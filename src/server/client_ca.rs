@@ -126,7 +126,10 @@ async fn read(path: &Path) -> Result<Loaded, AuthoritiesError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| content(error.to_string()))?;
-        roots.add(certificate).map_err(|error| content(error.to_string()))?;
+        // One that this library cannot read must not keep the others' clients out.
+        if let Err(error) = roots.add(certificate) {
+            warn!(path = %path.display(), %error, "an authority in the file cannot be used");
+        }
     }
     if roots.is_empty() {
         return Err(content("holds no certificate in PEM".to_owned()));
