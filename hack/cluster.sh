@@ -93,6 +93,7 @@ control_plane_start() {
   running kube-controller-manager >/dev/null || launch kube-controller-manager "$BIN/kube-controller-manager" \
     --kubeconfig "$CLUSTER/controller-manager.conf" --root-ca-file="$pki/ca.crt" --bind-address=127.0.0.1 \
     --service-account-private-key-file="$pki/sa.key" --use-service-account-credentials=true --leader-elect=false \
+    --controllers='*,bootstrapsigner,tokencleaner' \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" --cluster-cidr="$POD_NETWORK"
   running kube-scheduler >/dev/null || launch kube-scheduler "$BIN/kube-scheduler" \
     --kubeconfig "$CLUSTER/scheduler.conf" --leader-elect=false --bind-address=127.0.0.1

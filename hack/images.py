@@ -323,6 +323,14 @@ def fake_registry(layer):
     layer.file("var/registry/pause/manifests/testing", digest(manifest) + "\n")
 
 
+def control_plane(name, tag):
+    """A program of the control plane in an image by the name that kubeadm asks for."""
+    def recipe():
+        layer = box().copy("usr/local/bin/" + name, os.path.join(BIN, name))
+        return [f"registry.k8s.io/{name}:{tag}"], layer.archive(), {"Entrypoint": ["/usr/local/bin/" + name]}
+    return recipe
+
+
 def nonewprivs():
     program, modules = os.path.join(CACHE, "nnp"), output("go", "env", "GOMODCACHE", text=True).strip()
     source = os.path.join(modules, f"k8s.io/kubernetes@v{KUBERNETES}", "test/images/nonewprivs/nnp.go")
@@ -343,7 +351,8 @@ def ipc_utils():
 
 
 RECIPES = {"pause": pause, "busybox": busybox, "e2e-busybox": e2e_busybox, "nginx": nginx, "agnhost": agnhost, "nonewprivs": nonewprivs, "nonroot": nonroot,
-           "perl": perl, "ipc-utils": ipc_utils}
+           "perl": perl, "ipc-utils": ipc_utils, "etcd": control_plane("etcd", "3.7.0-0"),
+           **{name: control_plane(name, "v" + KUBERNETES) for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")}}
 
 
 def build(names):
