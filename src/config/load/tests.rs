@@ -6,6 +6,9 @@ use super::*;
 use crate::config::effective::{effective_value, effective_yaml};
 use crate::config::gates::Gate;
 
+#[path = "swap_in.rs"]
+mod swap_in;
+
 const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/testdata");
 
 fn start(arguments: &[&str]) -> Result<Invocation, ConfigError> {
