@@ -12,6 +12,7 @@ use crate::kube::tokens::ServiceAccountTokenRequest;
 use crate::model::pod::{ContainerKind, PodUid};
 use crate::node::{self, NodeEvent, NodeEvents, NodeRuntime};
 use crate::pod::list::PodList;
+use crate::probe::ProbeEvents;
 use crate::runtime::client::RuntimeClient;
 use crate::runtime::cri;
 use crate::runtime::error::RuntimeError;
@@ -60,6 +61,12 @@ impl NodeEvents for Events {
             node::Severity::Warning => EventType::Warning,
         };
         self.recorder.event(&node_reference(&self.node_name, uid), event_type, event.reason, event.message);
+    }
+}
+
+impl ProbeEvents for Events {
+    fn warning(&self, pod: &Pod, kind: ContainerKind, container: &str, reason: &'static str, message: String) {
+        self.recorder.event(&container_reference(pod, kind, container), EventType::Warning, reason, message);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | pod source | watch of this node's pods | pod events |
 //! | observer | runtime events, relists | hints |
 //! | facts | the Node's addresses, the runtime's network | what plans and sandboxes need of them |
+//! | probes | what plans want probed | results |
 //! | pods | pod events, hints, object changes | workers |
 //! | statuses | workers' statuses | status patches, deletions |
 //! | qos | the running pods' requests | values of the QoS cgroups |
@@ -48,6 +49,7 @@ use crate::pod::executor::{Executor, ExecutorParts};
 use crate::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
 use crate::pod::plan::{self, BackoffPolicy};
 use crate::pod::status_writer::StatusWriter;
+use crate::probe::{ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
 use crate::runtime::observer::{Observer, ObserverSettings};
@@ -161,6 +163,7 @@ pub(super) async fn start(
         Arc::new(Secrets(objects.clone())),
         Arc::new(events.clone()),
     );
+    let probes = ProbeManager::new(ProbeManagerParts { runtime: runtime.clone(), events: Arc::new(events.clone()) });
     let relist_age = {
         let observer = observer.clone();
         Arc::new(move || observer.since_last_relist())
@@ -207,6 +210,7 @@ pub(super) async fn start(
         executor,
         status_writer: status_writer.clone(),
         node: node_facts,
+        probes: probes.clone(),
         observer: observer.clone(),
         volumes,
         cgroups,
@@ -237,6 +241,7 @@ pub(super) async fn start(
     if let Some(writer) = status_writer {
         spawn(&mut tasks, "statuses", writer.run(token()));
     }
+    spawn(&mut tasks, "probes", probes.run(token()));
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
     let signed = certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
     serve_https(&mut tasks, settings, &node_name, server.as_ref(), (pods_served, signed), cancel).await?;

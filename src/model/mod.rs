@@ -1,5 +1,5 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
-//! sums, Linux resource values, hashes, observed container states, the clock.
+//! sums, Linux resource values, hashes, observed container states, probe results, the clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
 

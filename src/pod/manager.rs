@@ -29,6 +29,7 @@ use crate::kube::objects::{ObjectCache, ObjectChange};
 use crate::kube::pods::{PodEvent, PodEvents};
 use crate::model::observation::PodObservation;
 use crate::model::pod::{self, PodKey, PodUid};
+use crate::probe::ProbeManager;
 use crate::runtime::observer::Observer;
 use crate::volume::VolumeManager;
 
@@ -49,6 +50,8 @@ pub struct PodManagerParts {
     pub status_writer: Option<StatusWriter>,
     /// What plans need to know of the node.
     pub node: watch::Receiver<NodeFacts>,
+    /// Probes the pods' containers.
+    pub probes: ProbeManager,
     /// Lists what the runtime holds.
     pub observer: Observer,
     /// Lists what lies on the disk.
@@ -256,6 +259,7 @@ impl PodManager {
             status_writer: self.parts.status_writer.clone(),
             node: self.parts.node.clone(),
             list: self.list.clone(),
+            probes: self.parts.probes.pod(&key),
             // The runtime holds nothing of a pod that this very agent is the first to hear of.
             observed: (self.synced && origin == Origin::New).then(PodObservation::default),
             orphan,

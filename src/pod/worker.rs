@@ -25,6 +25,8 @@ use super::status_writer::{StatusUpdate, StatusWriter};
 use crate::model::clock;
 use crate::model::observation::PodObservation;
 use crate::model::pod::{self, PodKey, PodUid};
+use crate::model::probe_results::ProbeResults;
+use crate::probe::PodProbes;
 use crate::volume::MountedVolumes;
 
 /// How long to wait before the runtime is asked again after it failed to answer.
@@ -63,6 +65,7 @@ pub(super) struct Worker {
     status_writer: Option<StatusWriter>,
     node: watch::Receiver<NodeFacts>,
     list: PodList,
+    probes: PodProbes,
 
     pod: Arc<Pod>,
     memory: PodMemory,
@@ -92,6 +95,7 @@ pub(super) struct WorkerParts {
     pub node: watch::Receiver<NodeFacts>,
     /// Shows the pod's newest status.
     pub list: PodList,
+    pub probes: PodProbes,
     /// What the runtime is known to hold of the pod; none if it must be asked.
     pub observed: Option<PodObservation>,
     /// No source knows the pod.
@@ -120,6 +124,7 @@ impl Worker {
             status_writer: parts.status_writer,
             node: parts.node,
             list: parts.list,
+            probes: parts.probes,
             pod,
             memory,
             stale: parts.observed.is_none(),
@@ -148,6 +153,7 @@ impl Worker {
             self.observe_if_needed();
             let plan = self.plan(&node.borrow());
             self.publish(&plan);
+            self.set_probes(&node.borrow());
             if plan.forget {
                 debug!(pod = %self.key, "nothing is left of the pod");
                 break;
@@ -168,13 +174,18 @@ impl Worker {
     }
 
     fn plan(&self, node: &NodeFacts) -> Plan {
-        plan::plan(&PlanInput {
+        plan::plan(&self.plan_input(&self.probes.results(), node))
+    }
+
+    fn plan_input<'a>(&'a self, probes: &'a ProbeResults, node: &'a NodeFacts) -> PlanInput<'a> {
+        PlanInput {
             pod: &self.pod,
             observed: self.observed.as_ref().filter(|_| !self.stale),
             memory: &self.memory,
+            probes,
             node,
             now: clock::now(),
-        })
+        }
     }
 
     /// Begins the plan's actions. Returns whether the plan must be made again at once.
@@ -190,6 +201,7 @@ impl Worker {
             self.memory.note_started(&action, now);
             if action.is_told() {
                 self.executor.tell(&self.pod, &action);
+                self.abort_cancelled(&action);
                 changed = true;
                 continue;
             }
@@ -205,6 +217,22 @@ impl Worker {
             self.actions.insert(handle.id(), (action, handle));
         }
         changed
+    }
+
+    fn abort_cancelled(&self, action: &Action) {
+        let Action::CancelHook { id, .. } = action else { return };
+        for (running, handle) in self.actions.values() {
+            if matches!(running, Action::RunHook(hook) if hook.id == *id) {
+                handle.abort();
+            }
+        }
+    }
+
+    /// Tells the prober what is to be probed now, judged by the status that was just published.
+    fn set_probes(&self, node: &NodeFacts) {
+        if let Some(probed) = plan::probed(&self.plan_input(&self.probes.results(), node)) {
+            self.probes.set(&self.pod, probed);
+        }
     }
 
     fn publish(&mut self, plan: &Plan) {
@@ -260,6 +288,7 @@ impl Worker {
             () = self.runtime_changed.notified() => self.hinted = true,
             () = self.references_changed.notified() => self.memory.note_references_changed(clock::now()),
             _ = self.node.changed() => {}
+            () = self.probes.changed() => {}
             () = super::sleep_until(timer) => {}
             () = super::sleep_until(retry) => {}
         }

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Service};
 
+use super::hooks::container_kind;
 use super::limits::{STOP_PATIENCE, Turn};
 use super::sandbox::make_directory;
-use super::{Executor, PodContext};
+use super::{Executed, Executor, PodContext};
 use crate::kube::error::chain;
 use crate::kube::events::EventType;
 use crate::model::field_ref::PodAddresses;
-use crate::model::pod::{self, ContainerKind};
-use crate::pod::plan::{Failure, KillContainer, StartContainer};
+use crate::model::pod;
+use crate::pod::plan::{Failure, KillContainer, Outcome, StartContainer};
 use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
 use crate::runtime::translate::{
     self, AllottedResources, ContainerInput, EnvReferenceKind, EnvSources, Environment, EnvironmentInput, Fetched,
@@ -36,7 +37,7 @@ struct StartFiles {
 }
 
 impl Executor {
-    pub(super) async fn start_container(&self, context: &PodContext, start: &StartContainer) -> Result<(), Failure> {
+    pub(super) async fn start_container(&self, context: &PodContext, start: &StartContainer) -> Executed {
         let result = self.try_start_container(context, start).await;
         if let Err(failure) = &result
             && !context.ending.is_cancelled()
@@ -44,10 +45,14 @@ impl Executor {
             let message = format!("Error: {}", failure.message);
             self.container_event(&context.pod, start.kind, &start.container, EventType::Warning, "Failed", message);
         }
-        result
+        match result {
+            Ok(id) => Outcome { container_id: Some(id), ..Outcome::from(Ok(())) }.into(),
+            Err(failure) => Err(failure).into(),
+        }
     }
 
-    async fn try_start_container(&self, context: &PodContext, start: &StartContainer) -> Result<(), Failure> {
+    /// Returns the container by the runtime's id.
+    async fn try_start_container(&self, context: &PodContext, start: &StartContainer) -> Result<String, Failure> {
         // Cancel-safe: preparing leaves nothing behind but files of the pod, which go with it.
         let (config, sandbox_config) = tokio::select! {
             () = context.ending.cancelled() => return Err(Failure::new(CREATE_ERROR, "the pod is ending")),
@@ -74,7 +79,7 @@ impl Executor {
         runtime.start_container(&id).await.map_err(|error| Failure::new(RUN_ERROR, error.to_string()))?;
         tell("Started", "Container started");
         self.link_log(context, start, &id).await;
-        Ok(())
+        Ok(id)
     }
 
     /// Makes all that the container needs on the node and puts its configuration together.
@@ -277,8 +282,7 @@ impl Executor {
     }
 
     pub(super) async fn kill_container(&self, context: &PodContext, kill: &KillContainer) -> Result<(), Failure> {
-        let kind = pod::container_by_name(pod::spec(&context.pod), &kill.container)
-            .map_or(ContainerKind::Regular, |(kind, _)| kind);
+        let kind = container_kind(&context.pod, &kill.container);
         if !kill.repeated {
             let message = kill.message.clone();
             self.container_event(&context.pod, kind, &kill.container, EventType::Normal, "Killing", message);

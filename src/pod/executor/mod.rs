@@ -1,10 +1,12 @@
 //! Carries out a plan's actions. An executor never decides: it does what an action says, turns what went wrong into a
 //! [`Failure`] with the first cause, and tells it by an event.
 //!
-//! [`sandbox`] makes and ends sandboxes, [`container`] creates, starts and stops containers, [`teardown`] removes what a pod
+//! [`sandbox`] makes and ends sandboxes, [`container`] creates, starts and stops containers, [`hooks`] runs their lifecycle hooks, [`teardown`] removes what a pod
 //! leaves on the node.
 
 mod container;
+mod hook_request;
+mod hooks;
 mod limits;
 mod sandbox;
 mod teardown;
@@ -16,6 +18,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::hooks::container_kind;
 use self::limits::Limits;
 use super::plan::{Action, Failure, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
@@ -136,14 +139,15 @@ impl Executor {
             Action::StopSandbox { id } => self.stop_sandbox(context, id).await.into(),
             Action::RemoveSandbox { id } => self.remove_sandbox(id).await.into(),
             Action::PullImage { container, kind, .. } => self.pull_image(context, container, *kind).await,
-            Action::StartContainer(start) => self.start_container(context, start).await.into(),
+            Action::StartContainer(start) => self.start_container(context, start).await,
+            Action::RunHook(hook) => self.run_hook(context, hook).await.into(),
             Action::KillContainer(kill) => self.kill_container(context, kill).await.into(),
             Action::RemoveContainer { id, container, log_path } => {
                 self.collect_container(context, id, container, log_path).await.into()
             }
             Action::CleanUp => self.clean_up(context).await.into(),
             Action::RemoveRemains => self.remove_remains(context).await.into(),
-            Action::TellBackoff { .. } | Action::TellSandboxChanged => {
+            Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. } => {
                 self.tell(&context.pod, action);
                 Ok(()).into()
             }
@@ -154,7 +158,7 @@ impl Executor {
     pub fn tell(&self, pod: &Pod, action: &Action) {
         match action {
             Action::TellBackoff { container, .. } => {
-                let kind = pod::container_by_name(pod::spec(pod), container).map_or(ContainerKind::Regular, |(k, _)| k);
+                let kind = container_kind(pod, container);
                 let message = format!("Back-off restarting failed container {container} in pod {}", PodKey::of(pod));
                 self.container_event(pod, kind, container, EventType::Warning, "BackOff", message);
             }
@@ -162,6 +166,7 @@ impl Executor {
                 let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
                 self.pod_event(pod, EventType::Normal, "SandboxChanged", message);
             }
+            Action::CancelHook { container, failed: Some(hook), .. } => self.tell_failed_hook(pod, container, *hook),
             _ => {}
         }
     }

@@ -34,6 +34,17 @@ pub enum Action {
     },
     /// Create and start a container.
     StartContainer(StartContainer),
+    /// Run a container's hook.
+    RunHook(Hook),
+    /// Give a hook up that is under way: its container has ended or its time is over.
+    CancelHook {
+        /// The container by the runtime's id.
+        id: String,
+        /// The container's name.
+        container: String,
+        /// The hook, if it has failed by that, which an event tells.
+        failed: Option<HookKind>,
+    },
     /// Stop a container.
     KillContainer(KillContainer),
     /// Remove a dead container that nobody needs any more, and its log.
@@ -88,6 +99,70 @@ pub struct StartContainer {
     pub backoff: BackoffPolicy,
     /// What the back-off holds for: another image or other resources start over.
     pub backoff_key: String,
+    /// Whether the container has a hook to be run once it has started.
+    pub has_post_start: bool,
+}
+
+/// Which of a container's lifecycle hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// `lifecycle.postStart`.
+    PostStart,
+    /// `lifecycle.preStop`.
+    PreStop,
+}
+
+/// A hook to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hook {
+    /// Which one.
+    pub kind: HookKind,
+    /// The container by the runtime's id.
+    pub id: String,
+    /// The container's name.
+    pub container: String,
+    /// What to do.
+    pub call: HookCall,
+    /// For preStop: when the runtime sends SIGKILL at the latest.
+    pub deadline: Timestamp,
+    /// For preStop: the text of the `Killing` event.
+    pub message: String,
+    /// For preStop: the container is to be started again, however it ends.
+    pub restart: bool,
+}
+
+/// What a hook does, ports and addresses resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HookCall {
+    /// Run a command in the container.
+    Exec(Vec<String>),
+    /// Make an HTTP request; any answer is a success.
+    Http(HttpCall),
+    /// Wait.
+    Sleep(SignedDuration),
+    /// It cannot be run, for that reason.
+    Invalid(String),
+}
+
+/// An HTTP request of a hook. Its headers may carry secrets, so they are not shown.
+#[derive(Clone, PartialEq)]
+pub struct HttpCall {
+    /// Whether to speak TLS; certificates are not checked.
+    pub is_https: bool,
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path with the query.
+    pub path: String,
+    /// Additional headers.
+    pub headers: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for HttpCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpCall").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 /// A container to stop.
@@ -101,8 +176,10 @@ pub struct KillContainer {
     pub grace: SignedDuration,
     /// The text of the `Killing` event.
     pub message: String,
-    /// Whether this only shortens a stop that was told before.
+    /// Whether this goes on with a stop that was told before.
     pub repeated: bool,
+    /// The container is to be started again, however it ends.
+    pub restart: bool,
 }
 
 /// An image that is present.
@@ -141,13 +218,15 @@ pub struct Outcome {
     pub result: Result<(), Failure>,
     /// For [`Action::PullImage`]: the image.
     pub image: Option<ReadyImage>,
+    /// For [`Action::StartContainer`]: the container by the runtime's id.
+    pub container_id: Option<String>,
     /// For [`Action::MountVolumes`]: when the content must be written again.
     pub refresh_at: Option<Timestamp>,
 }
 
 impl From<Result<(), Failure>> for Outcome {
     fn from(result: Result<(), Failure>) -> Self {
-        Outcome { result, image: None, refresh_at: None }
+        Outcome { result, image: None, container_id: None, refresh_at: None }
     }
 }
 
@@ -166,6 +245,8 @@ impl Action {
             | Action::ResolveReferences
             | Action::MountVolumes
             | Action::PullImage { .. }
+            | Action::RunHook(_)
+            | Action::CancelHook { .. }
             | Action::CleanUp
             | Action::TellBackoff { .. }
             | Action::TellSandboxChanged => false,
@@ -174,7 +255,7 @@ impl Action {
 
     /// Whether it only tells something and is done at once.
     pub fn is_told(&self) -> bool {
-        matches!(self, Action::TellBackoff { .. } | Action::TellSandboxChanged)
+        matches!(self, Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. })
     }
 
     /// Whether it removes what is no longer needed.

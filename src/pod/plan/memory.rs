@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::action::{Action, Failure, Outcome, ReadyImage};
+use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage};
 use super::backoff::Backoff;
 use super::termination::{self, Termination};
 use crate::model::pod;
@@ -152,6 +152,21 @@ pub struct ContainerMemory {
     pub backoff_key: String,
     /// The end of the instance whose back-off event was sent.
     pub backoff_told_for: Option<Timestamp>,
+    /// The hook after its last start, if it has one.
+    pub post_start: Option<PostStart>,
+    /// The instance that was stopped to be started again.
+    pub restarted: Option<String>,
+}
+
+/// A postStart hook of one instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostStart {
+    /// The container by the runtime's id.
+    pub container_id: String,
+    /// The pod's address when the container was started; none with the host's network.
+    pub pod_ip: Option<String>,
+    /// Running it.
+    pub step: Step,
 }
 
 /// A stop of a container under way.
@@ -159,8 +174,20 @@ pub struct ContainerMemory {
 pub struct Kill {
     /// When the runtime sends SIGKILL at the latest.
     pub deadline: Timestamp,
+    /// The preStop hook, if the container has one. However it ends, the stop goes on: it never fails.
+    pub pre_stop: Step,
     /// The stop itself.
     pub step: Step,
+    /// The text of its event.
+    pub message: String,
+    /// The container is to be started again, however it ends.
+    pub restart: bool,
+}
+
+impl Kill {
+    fn until(deadline: Timestamp, message: &str, restart: bool) -> Self {
+        Kill { deadline, pre_stop: Step::Idle, step: Step::Idle, message: message.to_owned(), restart }
+    }
 }
 
 /// All that a pod worker remembers.
@@ -320,9 +347,21 @@ impl PodMemory {
             }
             Action::KillContainer(kill) => {
                 let deadline = later(now, kill.grace);
-                let entry = self.kills.entry(kill.id.clone()).or_insert(Kill { deadline, step: Step::Idle });
+                let entry = self
+                    .kills
+                    .entry(kill.id.clone())
+                    .or_insert_with(|| Kill::until(deadline, &kill.message, kill.restart));
                 entry.deadline = deadline;
                 entry.step.begin();
+                if kill.restart {
+                    self.container_mut(&kill.container).restarted = Some(kill.id.clone());
+                }
+            }
+            Action::RunHook(hook) => self.note_hook_started(hook),
+            Action::CancelHook { id, container, .. } => {
+                for step in self.hook_steps(id, container).filter(|step| step.is_running()) {
+                    *step = Step::Done;
+                }
             }
             Action::RemoveContainer { id, .. } | Action::RemoveSandbox { id } => {
                 self.removals.entry(id.clone()).or_default().begin();
@@ -373,8 +412,13 @@ impl PodMemory {
                 // Each start asks for the image again: the policy may want a pull, and it may be gone.
                 memory.image = Step::Idle;
                 memory.ready_image = None;
+                memory.post_start = outcome
+                    .container_id
+                    .filter(|_| start.has_post_start && result.is_ok())
+                    .map(|id| PostStart { container_id: id, pod_ip: start.pod_ips.first().cloned(), step: Step::Idle });
                 memory.start.end(result.map(|()| Step::Idle), now);
             }
+            Action::RunHook(hook) => self.note_hook_ended(hook, result, now),
             Action::KillContainer(kill) => {
                 if let Some(entry) = self.kills.get_mut(&kill.id) {
                     entry.step.end(result.map(|()| Step::Idle), now);
@@ -387,9 +431,67 @@ impl PodMemory {
             }
             Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
             Action::RemoveRemains => self.remains.end(result.map(|()| Step::Done), now),
-            Action::TellBackoff { .. } | Action::TellSandboxChanged => {}
+            Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. } => {}
         }
         action.changes_runtime()
+    }
+
+    fn note_hook_started(&mut self, hook: &Hook) {
+        match hook.kind {
+            HookKind::PostStart => {
+                if let Some(post_start) = self.post_start_mut(&hook.container, &hook.id) {
+                    post_start.step.begin();
+                }
+            }
+            HookKind::PreStop => {
+                let kill = || Kill::until(hook.deadline, &hook.message, hook.restart);
+                let entry = self.kills.entry(hook.id.clone()).or_insert_with(kill);
+                entry.pre_stop.begin();
+                if hook.restart {
+                    self.container_mut(&hook.container).restarted = Some(hook.id.clone());
+                }
+            }
+        }
+    }
+
+    /// A hook that was given up before it ended has nothing more to tell.
+    fn note_hook_ended(&mut self, hook: &Hook, result: Result<(), Failure>, now: Timestamp) {
+        match hook.kind {
+            HookKind::PostStart => {
+                if let Some(post_start) = self.post_start_mut(&hook.container, &hook.id)
+                    && post_start.step.is_running()
+                {
+                    post_start.step.end(result.map(|()| Step::Done), now);
+                }
+            }
+            HookKind::PreStop => {
+                if let Some(kill) = self.kills.get_mut(&hook.id) {
+                    kill.pre_stop = Step::Done;
+                }
+            }
+        }
+    }
+
+    fn post_start_mut(&mut self, container: &str, id: &str) -> Option<&mut PostStart> {
+        self.containers.get_mut(container)?.post_start.as_mut().filter(|hook| hook.container_id == id)
+    }
+
+    fn hook_steps(&mut self, id: &str, container: &str) -> impl Iterator<Item = &mut Step> {
+        let post_start = self.containers.get_mut(container).and_then(|c| c.post_start.as_mut());
+        let post_start = post_start.filter(|hook| hook.container_id == id).map(|hook| &mut hook.step);
+        let pre_stop = self.kills.get_mut(id).map(|kill| &mut kill.pre_stop);
+        post_start.into_iter().chain(pre_stop)
+    }
+
+    /// The postStart hook of that very instance.
+    pub fn post_start(&self, container: &str, id: &str) -> Option<&PostStart> {
+        self.containers.get(container)?.post_start.as_ref().filter(|hook| hook.container_id == id)
+    }
+
+    /// Whether a postStart hook has yet to end: nothing else of the pod is started before.
+    pub fn is_post_start_pending(&self) -> bool {
+        let hooks = self.containers.values().filter_map(|c| c.post_start.as_ref());
+        hooks.into_iter().any(|hook| matches!(hook.step, Step::Idle | Step::Running { .. }))
     }
 
     fn container_mut(&mut self, name: &str) -> &mut ContainerMemory {
@@ -414,7 +516,10 @@ impl PodMemory {
 
     /// Drops what is remembered of containers and sandboxes that no longer exist.
     pub fn forget_gone(&mut self, observed: &crate::model::observation::PodObservation) {
-        self.kills.retain(|id, kill| kill.step.is_running() || observed.containers.iter().any(|c| c.id == *id));
+        self.kills.retain(|id, kill| {
+            let under_way = kill.step.is_running() || kill.pre_stop.is_running();
+            under_way || observed.containers.iter().any(|c| c.id == *id)
+        });
         self.removals.retain(|id, step| {
             step.is_running()
                 || observed.containers.iter().any(|c| c.id == *id)

@@ -2,21 +2,27 @@
 //! to look again, and the status to publish.
 //!
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
-//! [`running`] decides what is started, [`termination`] how a pod ends, [`backoff`] how long a crashed container waits,
-//! [`status`] what the API shows. [`PodMemory`] is what is remembered between two plans.
+//! [`running`] decides what is started, [`termination`] how a pod ends, [`stop`] and [`hooks`] how one container is stopped
+//! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
+//! waits, [`status`] what the API shows. [`PodMemory`] is what is remembered between two plans.
 
 mod action;
 mod backoff;
 mod conditions;
+mod hooks;
 mod memory;
 mod phase;
 mod pod_resources;
+mod probes;
 mod restart;
 mod running;
 mod status;
+mod stop;
 mod termination;
 mod view;
 
+#[cfg(test)]
+mod life_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -26,15 +32,19 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-pub use action::{Action, Failure, KillContainer, Outcome, ReadyImage, StartContainer};
+pub use action::{
+    Action, Failure, Hook, HookCall, HookKind, HttpCall, KillContainer, Outcome, ReadyImage, StartContainer,
+};
 pub use backoff::{Backoff, BackoffPolicy};
 pub(crate) use conditions::replace_or_append;
 pub use conditions::{is_own_disruption, is_owned_condition};
-pub use memory::{ContainerMemory, Kill, PodMemory, Step};
+pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step};
+pub use probes::probed;
 pub use termination::Termination;
 
 use crate::model::Timestamp;
 use crate::model::observation::PodObservation;
+use crate::model::probe_results::ProbeResults;
 use memory::Due;
 use view::View;
 
@@ -61,6 +71,8 @@ pub struct PlanInput<'a> {
     pub observed: Option<&'a PodObservation>,
     /// What is remembered.
     pub memory: &'a PodMemory,
+    /// What its probes say.
+    pub probes: &'a ProbeResults,
     /// The node.
     pub node: &'a NodeFacts,
     /// The time.

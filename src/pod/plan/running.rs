@@ -4,9 +4,11 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::Draft;
 use super::action::{Action, StartContainer};
+use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later};
+use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
-use super::termination::{container_grace, kill};
+use super::stop::{Stop, container_grace, stop};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
 use crate::model::pod::{self, ContainerKind};
@@ -44,8 +46,8 @@ struct Candidate<'a> {
 struct Progress<'a> {
     /// To be started, in order.
     candidates: Vec<Candidate<'a>>,
-    /// To be stopped first, with the text of the event.
-    kills: Vec<(&'a ContainerObservation, String)>,
+    /// To be stopped first.
+    stops: Vec<Stop<'a>>,
     /// To be removed first.
     removals: Vec<&'a ContainerObservation>,
     /// Nothing of the pod will ever be started again, and its regular containers have ended.
@@ -62,6 +64,8 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
         draft.act(Action::ResolveReferences);
     }
     volumes(view, draft);
+    hooks::post_start(view, draft);
+    hooks::cancel_pre_stop(view, draft);
 
     let Some(observed) = view.observed else {
         first_images(view, draft);
@@ -78,11 +82,15 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
     for container in &progress.removals {
         remove(view, container, draft);
     }
-    for (container, message) in progress.kills {
-        kill(view, container, container_grace(view.pod), message, draft);
+    for needed in progress.stops {
+        stop(view, needed, draft);
     }
     // Before the node's addresses are known nothing is started: containers are told of them when they start.
     if memory.is_runtime_busy() || progress.candidates.is_empty() || view.node.host_ips.is_empty() {
+        return;
+    }
+    // A container that waits for its hook has not been started yet, so the next one is not begun.
+    if memory.is_post_start_pending() {
         return;
     }
     match sandbox {
@@ -226,6 +234,7 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             restart_of: candidate.restart_of,
             backoff: view.node.backoff,
             backoff_key: backoff_key(view.pod, candidate.container),
+            has_post_start: candidate.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()),
         }));
         return;
     }
@@ -237,7 +246,7 @@ fn make_sandbox(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
         let mut ended = true;
         for container in observed.containers.iter().filter(|c| c.state.may_run()) {
             ended = false;
-            kill(view, container, container_grace(view.pod), format!("Stopping container {}", container.name), draft);
+            stop(view, Stop::plainly(container, container_grace(view.pod)), draft);
         }
         if !ended {
             return;
@@ -304,7 +313,10 @@ fn progress<'a>(
     progress
 }
 
-/// Looks at the init containers in order. Returns whether they are done and the regular ones may start.
+/// Looks at the init containers. Returns whether they are done and the regular ones may start.
+///
+/// How far they are is told by the furthest one that has been made in this sandbox: those before it were done once, and only
+/// sidecars among them are kept running.
 fn init_containers<'a>(
     view: &View<'a>,
     observed: &'a PodObservation,
@@ -314,21 +326,40 @@ fn init_containers<'a>(
     let in_sandbox = |c: &Container| sandbox.and_then(|s| instance_in(observed, &c.name, &s.id));
     let containers = view.init_containers();
     let furthest = containers.iter().rposition(|c| in_sandbox(c).is_some());
-    for (position, container) in containers.iter().enumerate() {
-        let sidecar = pod::is_sidecar(container);
-        match in_sandbox(container).map(|c| &c.state) {
-            Some(ContainerState::Running { .. }) if sidecar => {}
-            Some(ContainerState::Running { .. }) => return false,
-            Some(ContainerState::Exited(exit)) if !sidecar && is_success(exit) => {}
-            // A later one has run, so this one was done and has been cleared away.
-            None if !sidecar && furthest.is_some_and(|f| position < f) => {}
-            _ => {
-                consider(view, observed, sandbox, ContainerKind::Init, container, progress);
-                return false;
+    let mut consider = |container| consider(view, observed, sandbox, ContainerKind::Init, container, progress);
+    let next = match furthest {
+        None => 0,
+        Some(furthest) => {
+            for earlier in containers.iter().take(furthest).filter(|c| pod::is_sidecar(c)) {
+                consider(earlier);
             }
+            let Some((container, instance)) = containers.get(furthest).and_then(|c| Some((c, in_sandbox(c)?))) else {
+                return false;
+            };
+            match &instance.state {
+                ContainerState::Running { .. } if pod::is_sidecar(container) => {
+                    consider(container);
+                    if !probes::is_started(view, container, instance) {
+                        return false;
+                    }
+                }
+                ContainerState::Running { .. } => return false,
+                ContainerState::Exited(exit) if !pod::is_sidecar(container) && is_success(exit) => {}
+                _ => {
+                    consider(container);
+                    return false;
+                }
+            }
+            furthest + 1
         }
+    };
+    match containers.get(next) {
+        Some(container) => {
+            consider(container);
+            false
+        }
+        None => true,
     }
-    true
 }
 
 /// Decides about one container whose turn it is.
@@ -359,9 +390,8 @@ fn consider<'a>(
             if !in_sandbox {
                 // Without a sandbox to run in it has to be started again; the sandbox's change stops it.
                 candidate(latest.restart_count.saturating_add(1), None);
-            } else if is_changed(container, latest) {
-                let message = format!("Container {} definition changed, will be restarted", container.name);
-                progress.kills.push((latest, message));
+            } else if let Some(stop) = needed_stop(view, kind, container, latest) {
+                progress.stops.push(stop);
             }
         }
         ContainerState::Created => {
@@ -370,7 +400,7 @@ fn consider<'a>(
         }
         ContainerState::Unknown => {
             let message = format!("Container {} is in unknown state, try killing it before restart", container.name);
-            progress.kills.push((latest, message));
+            progress.stops.push(Stop::now(latest, container_grace(view.pod), message));
         }
         ContainerState::Exited(exit) if was_cut_off(exit) => progress.removals.push(latest),
         ContainerState::Exited(exit) => {
@@ -382,6 +412,38 @@ fn consider<'a>(
     }
 }
 
+/// Why a container that runs must be stopped while its pod goes on.
+fn needed_stop<'a>(
+    view: &View<'a>,
+    kind: ContainerKind,
+    container: &Container,
+    instance: &'a ContainerObservation,
+) -> Option<Stop<'a>> {
+    let name = &container.name;
+    let grace = container_grace(view.pod);
+    if let Some(kill) = view.memory.kills.get(&instance.id) {
+        // What was begun is brought to its end, whatever became of its cause.
+        let grace = kill.deadline.duration_since(view.now).max(SignedDuration::ZERO);
+        return Some(Stop { restart: kill.restart, ..Stop::now(instance, grace, kill.message.clone()) });
+    }
+    if view.memory.post_start(name, &instance.id).is_some_and(|hook| hook.step.failure().is_some()) {
+        return Some(Stop::now(instance, grace, "FailedPostStartHook".to_owned()));
+    }
+    let (cause, grace, restart) = if is_changed(container, instance) {
+        ("definition changed".to_owned(), grace, true)
+    } else {
+        let failure = probes::failure(view, container, instance)?;
+        let own = failure.grace.filter(|_| view.pod.metadata.deletion_grace_period_seconds.is_none());
+        (format!("failed {} probe", failure.probe), own.unwrap_or(grace), restart_policy(view, container) != "Never")
+    };
+    let message = match kind {
+        ContainerKind::Init => format!("Init container {name} {cause}"),
+        _ if restart => format!("Container {name} {cause}, will be restarted"),
+        _ => format!("Container {name} {cause}"),
+    };
+    Some(Stop { restart, ..Stop::now(instance, grace, message) })
+}
+
 fn restarts(
     view: &View<'_>,
     container: &Container,
@@ -390,7 +452,15 @@ fn restarts(
     exit: &Exit,
 ) -> bool {
     let code = if kind == ContainerKind::Init && exit.code == 0 && !is_success(exit) { 1 } else { exit.code };
-    is_changed(container, latest) || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+    let stopped_for_that =
+        view.memory.container(&container.name).is_some_and(|m| m.restarted.as_ref() == Some(&latest.id));
+    stopped_for_that
+        || is_changed(container, latest)
+        || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+}
+
+fn restart_policy<'a>(view: &View<'a>, container: &'a Container) -> &'a str {
+    container.restart_policy.as_deref().or(view.spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
 /// Whether the container was made from another definition. Only its name and image count.

@@ -4,14 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, Probe, SleepAction,
+};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, SandboxObservation};
+use crate::model::probe_results::ProbeVerdict;
 use crate::model::{SignedDuration, pod};
+use crate::probe::ProbedContainer;
 use crate::runtime::translate::container_hash;
 
 /// How unkind a world is.
@@ -34,6 +38,13 @@ struct World {
     in_flight: Vec<(Timestamp, Action)>,
     next_id: u32,
     node: NodeFacts,
+    probes: ProbeResults,
+    /// What is probed now.
+    probed: Vec<ProbedContainer>,
+    /// Containers that have once been seen to have started up: their ids, and their names with their sandbox.
+    started: BTreeSet<String>,
+    /// preStop hooks that this agent has run, by container.
+    pre_stops: BTreeSet<String>,
     /// The API's status: the last published one.
     api: PodStatus,
     forgotten: bool,
@@ -46,16 +57,44 @@ fn after(now: Timestamp, milliseconds: i64) -> Timestamp {
     now.checked_add(SignedDuration::from_millis(milliseconds)).unwrap()
 }
 
-fn random_pod(rng: &mut StdRng) -> Pod {
-    let container = |name: String, restart_policy: Option<&str>| Container {
+fn random_container(rng: &mut StdRng, name: String, restart_policy: Option<&str>) -> Container {
+    let is_init = name.starts_with("init") && restart_policy.is_none();
+    let mut probe = |likely: f64| {
+        (!is_init && rng.random_bool(likely)).then(|| Probe {
+            termination_grace_period_seconds: rng.random_bool(0.3).then(|| rng.random_range(1..10)),
+            ..Probe::default()
+        })
+    };
+    let (startup_probe, readiness_probe, liveness_probe) = (probe(0.3), probe(0.4), probe(0.4));
+    let mut hook = |likely: f64| {
+        let seconds = rng.random_range(0..20);
+        let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds }), ..LifecycleHandler::default() };
+        (!is_init && rng.random_bool(likely)).then_some(sleep)
+    };
+    let lifecycle = Lifecycle { post_start: hook(0.2), pre_stop: hook(0.3), stop_signal: None };
+    Container {
         name,
         image: Some("image".into()),
         restart_policy: restart_policy.map(Into::into),
+        startup_probe,
+        readiness_probe,
+        liveness_probe,
+        lifecycle: Some(lifecycle),
         ..Container::default()
-    };
-    let inits = rng.random_range(0..3);
-    let init = (0..inits).map(|i| container(format!("init-{i}"), rng.random_bool(0.3).then_some("Always"))).collect();
+    }
+}
+
+fn random_pod(rng: &mut StdRng) -> Pod {
+    let inits = rng.random_range(0..4);
+    let init = (0..inits)
+        .map(|i| {
+            let policy = rng.random_bool(0.5).then_some("Always");
+            random_container(rng, format!("init-{i}"), policy)
+        })
+        .collect();
     let regulars = rng.random_range(1..3);
+    let containers = (0..regulars).map(|i| random_container(rng, format!("main-{i}"), None)).collect();
+    let restart_policy = ["Always", "OnFailure", "Never"][rng.random_range(0..3)];
     Pod {
         metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
             name: Some("p".into()),
@@ -65,9 +104,9 @@ fn random_pod(rng: &mut StdRng) -> Pod {
             ..Default::default()
         },
         spec: Some(PodSpec {
-            restart_policy: Some(["Always", "OnFailure", "Never"][rng.random_range(0..3)].into()),
+            restart_policy: Some(restart_policy.into()),
             init_containers: Some(init),
-            containers: (0..regulars).map(|i| container(format!("main-{i}"), None)).collect(),
+            containers,
             termination_grace_period_seconds: Some(rng.random_range(0..20)),
             ..PodSpec::default()
         }),
@@ -91,6 +130,10 @@ impl World {
             in_flight: Vec::new(),
             next_id: 0,
             node: NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "sim".into(), ..NodeFacts::default() },
+            probes: ProbeResults::default(),
+            probed: Vec::new(),
+            started: BTreeSet::new(),
+            pre_stops: BTreeSet::new(),
             api: PodStatus::default(),
             forgotten: false,
             deletable: false,
@@ -123,6 +166,7 @@ impl World {
             pod: &self.pod,
             observed: self.observed.as_ref(),
             memory: &self.memory,
+            probes: &self.probes,
             node: &self.node,
             now: self.now,
         });
@@ -135,6 +179,7 @@ impl World {
                 self.pod.status = Some(status);
             }
         }
+        self.probe();
         self.forgotten |= plan.forget;
         self.deletable = plan.deletable;
         if plan.completed && self.memory.termination.is_none() {
@@ -146,8 +191,11 @@ impl World {
             self.check_action(&action);
             self.note(format!("begin {action:?}"));
             self.memory.note_started(&action, self.now);
+            if let Action::CancelHook { id, .. } = &action {
+                self.in_flight.retain(|(_, a)| !matches!(a, Action::RunHook(hook) if hook.id == *id));
+            }
             if !action.is_told() {
-                let duration = self.rng.random_range(1..400);
+                let duration = self.duration(&action);
                 self.in_flight.push((after(self.now, duration), action));
             }
         }
@@ -159,6 +207,68 @@ impl World {
         // Something else may happen before.
         let other = after(self.now, self.rng.random_range(50..3000));
         self.now = wake.map_or(other, |at| at.max(after(self.now, 1))).min(other);
+    }
+
+    /// Milliseconds that an action takes.
+    fn duration(&mut self, action: &Action) -> i64 {
+        let hangs = self.chance(self.unkindness.failures);
+        match action {
+            Action::RunHook(_) if hangs => 3_600_000,
+            Action::RunHook(hook) => match hook.call {
+                HookCall::Sleep(time) => i64::try_from(time.as_millis()).unwrap() + 1,
+                _ => 1,
+            },
+            Action::KillContainer(kill) if hangs => i64::try_from(kill.grace.as_millis()).unwrap() + 1,
+            _ => self.rng.random_range(1..400),
+        }
+    }
+
+    /// The prober is told what to probe.
+    fn probe(&mut self) {
+        let input = PlanInput {
+            pod: &self.pod,
+            observed: self.observed.as_ref(),
+            memory: &self.memory,
+            probes: &self.probes,
+            node: &self.node,
+            now: self.now,
+        };
+        let Some(probed) = probed(&input) else { return };
+        for container in &probed {
+            let observed = self.observed.as_ref().unwrap();
+            let instance = observed.containers.iter().find(|c| c.id == container.id).unwrap();
+            assert!(matches!(instance.state, ContainerState::Running { .. }), "what does not run is probed");
+            let which = container.probes;
+            let ending = self.memory.termination.is_some();
+            assert!(!ending || !(which.startup || which.liveness), "an ending container is probed for life");
+            assert!(which.startup != (which.readiness || which.liveness), "probed before it started: {container:?}");
+        }
+        let ids: BTreeSet<&str> = probed.iter().map(|c| c.id.as_str()).collect();
+        self.probes.containers.retain(|id, _| ids.contains(id.as_str()));
+        self.probed = probed;
+    }
+
+    /// A probe comes to a result.
+    fn probe_one(&mut self) {
+        if self.probed.is_empty() {
+            return;
+        }
+        let container = self.probed[self.rng.random_range(0..self.probed.len())].clone();
+        let verdict = if self.rng.random_bool(0.7) { ProbeVerdict::Success } else { ProbeVerdict::Failure };
+        self.note(format!("probes of {} tell {verdict:?}", container.name));
+        let results = self.probes.containers.entry(container.id.clone()).or_default();
+        if container.probes.startup {
+            results.startup = Some(verdict);
+            if verdict == ProbeVerdict::Success {
+                let sandbox = self.runtime.containers.iter().find(|c| c.id == container.id).map(|c| &c.sandbox_id);
+                self.started.extend(sandbox.map(|sandbox| format!("{} in {sandbox}", container.name)));
+                self.started.insert(container.id);
+            }
+        } else if container.probes.readiness && (!container.probes.liveness || self.rng.random_bool(0.5)) {
+            results.readiness = Some(verdict);
+        } else if container.probes.liveness && (verdict == ProbeVerdict::Success || self.rng.random_bool(0.2)) {
+            results.liveness = Some(verdict);
+        }
     }
 
     fn end_actions(&mut self) {
@@ -216,7 +326,9 @@ impl World {
                 }
                 self.check_start(start);
                 let container = self.make_container(start, ContainerState::Running { started_at: now });
+                let id = container.id.clone();
                 self.runtime.containers.insert(0, container);
+                return Outcome { container_id: Some(id), ..Outcome::from(Ok(())) };
             }
             Action::KillContainer(kill) => {
                 for container in self.runtime.containers.iter_mut().filter(|c| c.id == kill.id) {
@@ -260,7 +372,8 @@ impl World {
 
     /// Something that the agent did not do.
     fn incident(&mut self) {
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..20) {
+            10..=19 => self.probe_one(),
             0..=4 => self.exit_one(),
             5 => self.kill_sandbox(),
             6 => self.restart_agent(),
@@ -316,6 +429,9 @@ impl World {
             self.memory = PodMemory::new(&self.pod, self.now);
         }
         self.observed = None;
+        self.probes = ProbeResults::default();
+        self.probed.clear();
+        self.pre_stops.clear();
     }
 
     fn delete_pod(&mut self) {
@@ -336,13 +452,28 @@ impl World {
         self.memory.note_pod(&pod, Some(&previous), self.now);
     }
 
-    fn check_action(&self, action: &Action) {
+    fn check_action(&mut self, action: &Action) {
         let in_flight = self.in_flight.iter().map(|(_, a)| a);
         match action {
             Action::StartContainer(_) => {
                 assert!(self.memory.termination.is_none(), "a start after the end began: {action:?}");
                 assert!(!in_flight.clone().any(|a| matches!(a, Action::StartContainer(_))), "two starts at once");
                 assert!(self.memory.volumes_mounted, "a start without volumes");
+                let hook = in_flight.clone().any(|a| matches!(a, Action::RunHook(h) if h.kind == HookKind::PostStart));
+                assert!(!hook, "a start beside a hook that holds it up");
+            }
+            Action::RunHook(hook) if hook.kind == HookKind::PostStart => {
+                assert!(self.memory.termination.is_none(), "a postStart hook after the end began");
+            }
+            Action::RunHook(hook) => {
+                assert!(self.pre_stops.insert(hook.id.clone()), "a preStop hook twice");
+            }
+            Action::KillContainer(kill) => {
+                let hook =
+                    |a: &Action| matches!(a, Action::RunHook(h) if h.kind == HookKind::PreStop && h.id == kill.id);
+                assert!(!in_flight.clone().any(hook), "a stop beside its hook");
+                assert!(kill.grace >= SignedDuration::from_secs(2), "a stop without grace");
+                self.check_stop_order(kill);
             }
             Action::CreateSandbox { .. } => {
                 assert!(self.memory.termination.is_none(), "a sandbox after the end began");
@@ -359,6 +490,23 @@ impl World {
         if !matches!(action, Action::KillContainer(_)) {
             assert!(!in_flight.clone().any(|a| a == action), "the same action twice at once: {action:?}");
         }
+    }
+
+    /// Sidecars end after what they serve, unless the grace period is over.
+    fn check_stop_order(&self, kill: &KillContainer) {
+        let Some(termination) = self.memory.termination else { return };
+        let spec = pod::spec(&self.pod);
+        let Some(position) = termination::sidecar_position(&self.pod, &kill.container) else { return };
+        if termination.remaining(self.now) == SignedDuration::ZERO
+            || self.memory.kills.get(&kill.id).is_some_and(|kill| kill.deadline <= self.now || kill.step.is_running())
+        {
+            return;
+        }
+        let observed = self.observed.as_ref().unwrap();
+        let runs = |name: &str| observed.instances(name).any(|c| c.state.may_run());
+        assert!(!spec.containers.iter().any(|c| runs(&c.name)), "a sidecar ends before what it serves");
+        let later = spec.init_containers.iter().flatten().skip(position + 1).filter(|c| pod::is_sidecar(c));
+        assert!(!later.into_iter().any(|c| runs(&c.name)), "sidecars end in the wrong order");
     }
 
     fn check_start(&mut self, start: &StartContainer) {
@@ -380,6 +528,10 @@ impl World {
             if !was_initialized && !pod::is_sidecar(init) {
                 let done = in_sandbox(&init.name).iter().any(|s| matches!(s, ContainerState::Exited(e) if e.code == 0));
                 assert!(done, "{} starts before {} is done", start.container, init.name);
+            }
+            if !was_initialized && pod::is_sidecar(init) && init.startup_probe.is_some() {
+                let started = self.started.contains(&format!("{} in {}", init.name, start.sandbox_id));
+                assert!(started, "{} starts before {} has", start.container, init.name);
             }
         }
         let count = self.starts.entry(start.container.clone()).or_insert(start.restart_count);
@@ -417,8 +569,28 @@ impl World {
             .iter()
             .all(|c| observed.container(&c.name).is_some_and(|o| matches!(o.state, ContainerState::Running { .. })));
         assert!(!ready || all_run, "Ready while a container does not run");
+        for container in status.container_statuses.iter().flatten().filter(|c| c.ready) {
+            self.check_ready(container);
+        }
         let types: BTreeSet<&str> = status.conditions.iter().flatten().map(|c| c.type_.as_str()).collect();
         assert_eq!(types.len(), status.conditions.as_ref().unwrap().len(), "a condition twice");
+    }
+
+    /// A container is ready only while its probe says so, or, until it says anything, while it was so before.
+    fn check_ready(&self, container: &ContainerStatus) {
+        assert_eq!(container.started, Some(true), "ready before it has started");
+        let (_, spec) = pod::container_by_name(pod::spec(&self.pod), &container.name).unwrap();
+        let id = container.container_id.as_deref().unwrap().trim_start_matches("sim://");
+        if spec.startup_probe.is_some() {
+            assert!(self.started.contains(id), "started without its probe");
+        }
+        if spec.readiness_probe.is_none() {
+            return;
+        }
+        let verdict = self.probes.containers.get(id).and_then(|r| r.readiness);
+        let before =
+            self.api.container_statuses.iter().flatten().any(|c| c.ready && c.container_id == container.container_id);
+        assert!(verdict == Some(ProbeVerdict::Success) || (verdict.is_none() && before), "ready without its probe");
     }
 
     fn is_gone(&self) -> bool {
@@ -482,6 +654,12 @@ fn the_simulation_reaches_what_it_checks() {
             "begin TellBackoff",
             "begin RemoveContainer",
             "begin TellSandboxChanged",
+            "begin RunHook(Hook { kind: PostStart",
+            "begin RunHook(Hook { kind: PreStop",
+            "begin CancelHook",
+            "failed liveness probe",
+            "failed startup probe",
+            "FailedPostStartHook",
             "the agent is killed",
         ] {
             *seen.entry(what).or_default() += world.trace.iter().filter(|line| line.contains(what)).count();
@@ -496,8 +674,13 @@ fn the_simulation_reaches_what_it_checks() {
     }
 }
 
+/// How many pods live in each world. 10,000 lives are more than a million turns.
+fn lives() -> u32 {
+    std::env::var("FERROLET_SIMULATED_LIVES").ok().and_then(|lives| lives.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: lives(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn pods_live_and_end_as_they_should(seed in any::<u64>()) {

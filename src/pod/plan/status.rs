@@ -13,6 +13,7 @@ use super::conditions::{self, Facts};
 use super::memory::ContainerMemory;
 use super::phase::phase;
 use super::pod_resources;
+use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::clock::api_time;
@@ -140,7 +141,7 @@ fn host_network_ips(previous: Vec<String>, host_ips: &[String]) -> Vec<String> {
 }
 
 /// The first address of the node's own family, then the first of the other one.
-fn sort_by_family(ips: &[String], node: Option<&String>) -> Vec<String> {
+pub(super) fn sort_by_family(ips: &[String], node: Option<&String>) -> Vec<String> {
     let node_v6 = node.is_some_and(|ip| is_v6(ip));
     let first = |v6: bool| ips.iter().find(|ip| is_v6(ip) == v6).cloned();
     [first(node_v6), first(!node_v6)].into_iter().flatten().collect()
@@ -199,15 +200,16 @@ fn container_status(
     show_waiting(view, kind, container, observed, old, &mut status);
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
     let ended_well = status.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
-    status.started = Some(running);
-    status.ready = match kind {
-        ContainerKind::Init if !pod::is_sidecar(container) => ended_well,
-        ContainerKind::Ephemeral => false,
-        _ => running,
+    // The state shown and the instance may differ: one that ended is waited for.
+    let instance = observed.container(&container.name).filter(|_| running);
+    (status.started, status.ready) = match kind {
+        ContainerKind::Init if !pod::is_sidecar(container) => (Some(running), ended_well),
+        ContainerKind::Ephemeral => (None, false),
+        ContainerKind::Init | ContainerKind::Regular => (
+            Some(instance.is_some_and(|i| probes::is_started(view, container, i))),
+            instance.is_some_and(|i| probes::is_ready(view, container, i)),
+        ),
     };
-    if kind == ContainerKind::Ephemeral {
-        status.started = None;
-    }
     status
 }
 
@@ -374,7 +376,7 @@ fn show_waiting(
         }
     }
     let memory = view.memory.container(&container.name);
-    let reason = memory.and_then(|memory| waiting_reason(view, container, memory, exit));
+    let reason = memory.and_then(|memory| waiting_reason(view, container, memory, latest, exit));
     let shown = match reason {
         Some((reason, message)) => Some(waiting(&reason, Some(message))),
         None => still_waiting(status, old),
@@ -404,6 +406,7 @@ fn waiting_reason(
     view: &View<'_>,
     container: &Container,
     memory: &ContainerMemory,
+    latest: Option<&ContainerObservation>,
     exit: Option<&Exit>,
 ) -> Option<(String, String)> {
     // The delay that a start has begun is the one after the next end.
@@ -419,7 +422,9 @@ fn waiting_reason(
         );
         return Some(("CrashLoopBackOff".to_owned(), message));
     }
-    let failure = memory.start.failure().or(memory.image.failure())?;
+    let hook = latest.and_then(|latest| view.memory.post_start(&container.name, &latest.id));
+    let hook_failure = hook.and_then(|hook| hook.step.failure());
+    let failure = memory.start.failure().or(memory.image.failure()).or(hook_failure)?;
     Some((failure.reason.clone(), failure.message.clone()))
 }
 

@@ -3,20 +3,15 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Draft;
-use super::action::{Action, KillContainer};
-use super::memory::{Due, RetryPolicy, Step, later};
+use super::action::Action;
+use super::hooks;
+use super::memory::{RetryPolicy, Step, later};
+use super::stop::{STOP_RETRY, Stop, stop};
 use super::view::View;
 use crate::model::observation::ContainerObservation;
 use crate::model::pod::{self, ContainerKind};
 use crate::model::{SignedDuration, Timestamp};
 
-/// A stop is sent again when the deadline moves forward by more than this.
-const NOTABLE_CHANGE: SignedDuration = SignedDuration::from_millis(500);
-
-/// A container is given at least this long, whatever the pod's grace period says (the peer's minimum).
-const SHORTEST_CONTAINER_GRACE: SignedDuration = SignedDuration::from_secs(2);
-
-const STOP_RETRY: RetryPolicy = RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(10) };
 const CLEAN_UP_RETRY: RetryPolicy =
     RetryPolicy { first: SignedDuration::from_millis(200), max: SignedDuration::from_secs(30) };
 
@@ -70,6 +65,8 @@ pub fn requested_grace(pod: &Pod) -> SignedDuration {
 
 /// Plans the end: containers first (sidecars after the others, in reverse order), then sandboxes, then what lies on the node.
 pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft) {
+    hooks::cancel_post_start(view, draft);
+    hooks::cancel_pre_stop(view, draft);
     if view.observed.is_none() || view.memory.containers.values().any(|c| c.start.is_running()) {
         // What a start under way leaves behind is seen when it has ended; the containers that run already stop meanwhile.
         if let Some(observed) = view.observed {
@@ -122,55 +119,17 @@ fn stop_containers<'a>(
     draft: &mut Draft,
 ) -> bool {
     let running: Vec<&ContainerObservation> = containers.filter(|c| c.state.may_run()).collect();
-    let remaining = termination.remaining(view.now).max(SHORTEST_CONTAINER_GRACE.min(termination.grace));
-    let (sidecars, others): (Vec<_>, Vec<_>) =
-        running.iter().copied().partition(|c| view.sidecar_position(&c.name).is_some());
-    if !others.is_empty() {
-        for container in others {
-            kill(view, container, remaining, format!("Stopping container {}", container.name), draft);
-        }
-        return true;
+    let is_regular = |name: &str| view.spec.containers.iter().any(|c| c.name == name);
+    let regular_run = running.iter().any(|c| is_regular(&c.name));
+    let last_sidecar = running.iter().filter_map(|c| view.sidecar_position(&c.name)).max();
+    for container in &running {
+        // Sidecars serve the regular containers until these have ended, then end one after the other, the one that started
+        // last first. Their hooks are all run at once.
+        let position = view.sidecar_position(&container.name);
+        let waits = position.is_some() && (regular_run || position < last_sidecar);
+        stop(view, Stop { waits, ..Stop::plainly(container, termination.remaining(view.now)) }, draft);
     }
-    // Sidecars end one after the other, the last one that started first.
-    if let Some(last) = sidecars.into_iter().max_by_key(|c| view.sidecar_position(&c.name)) {
-        kill(view, last, remaining, format!("Stopping container {}", last.name), draft);
-        return true;
-    }
-    false
-}
-
-/// Asks for a stop of the container, unless one with the same or an earlier deadline is under way.
-pub(super) fn kill(
-    view: &View<'_>,
-    container: &ContainerObservation,
-    grace: SignedDuration,
-    message: String,
-    draft: &mut Draft,
-) {
-    let deadline = later(view.now, grace);
-    let repeated = match view.memory.kills.get(&container.id) {
-        None => false,
-        Some(kill) => match kill.step.due(view.now, &STOP_RETRY) {
-            Due::No if kill.deadline.duration_since(deadline) <= NOTABLE_CHANGE => return,
-            Due::At(at) => {
-                draft.wake(at);
-                return;
-            }
-            Due::No | Due::Now => true,
-        },
-    };
-    draft.act(Action::KillContainer(KillContainer {
-        id: container.id.clone(),
-        container: container.name.clone(),
-        grace,
-        message,
-        repeated,
-    }));
-}
-
-/// The grace period of a single container that is stopped while its pod goes on.
-pub(super) fn container_grace(pod: &Pod) -> SignedDuration {
-    requested_grace(pod).max(SHORTEST_CONTAINER_GRACE)
+    !running.is_empty()
 }
 
 /// The place of a container in its pod's list of init containers, for sidecars only.

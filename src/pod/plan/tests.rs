@@ -9,11 +9,11 @@ use crate::model::pod::ContainerKind;
 use crate::model::{SignedDuration, pod};
 use crate::runtime::translate::container_hash;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
-fn pod_of(spec: serde_json::Value) -> Pod {
+pub(super) fn pod_of(spec: serde_json::Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 3},
         "spec": spec,
@@ -21,7 +21,7 @@ fn pod_of(spec: serde_json::Value) -> Pod {
     .unwrap()
 }
 
-fn simple() -> Pod {
+pub(super) fn simple() -> Pod {
     pod_of(
         json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "image": "i"}]}),
     )
@@ -39,7 +39,7 @@ fn sandbox() -> SandboxObservation {
     }
 }
 
-fn instance(pod: &Pod, name: &str, count: u32, state: ContainerState) -> ContainerObservation {
+pub(super) fn instance(pod: &Pod, name: &str, count: u32, state: ContainerState) -> ContainerObservation {
     let (_, container) = pod::container_by_name(pod::spec(pod), name).unwrap();
     ContainerObservation {
         id: format!("{name}-{count}"),
@@ -58,11 +58,11 @@ fn instance(pod: &Pod, name: &str, count: u32, state: ContainerState) -> Contain
     }
 }
 
-fn running() -> ContainerState {
+pub(super) fn running() -> ContainerState {
     ContainerState::Running { started_at: at(2) }
 }
 
-fn exited(code: i32, second: i64) -> ContainerState {
+pub(super) fn exited(code: i32, second: i64) -> ContainerState {
     ContainerState::Exited(Exit {
         started_at: Some(at(2)),
         finished_at: at(second),
@@ -72,12 +72,12 @@ fn exited(code: i32, second: i64) -> ContainerState {
     })
 }
 
-fn observation(containers: Vec<ContainerObservation>) -> PodObservation {
+pub(super) fn observation(containers: Vec<ContainerObservation>) -> PodObservation {
     PodObservation { sandboxes: vec![sandbox()], containers }
 }
 
 /// A memory in which all preparations are done.
-fn prepared(pod: &Pod) -> PodMemory {
+pub(super) fn prepared(pod: &Pod) -> PodMemory {
     let mut memory = PodMemory::new(pod, at(0));
     memory.cgroup = Step::Done;
     memory.references = Step::Done;
@@ -99,10 +99,10 @@ fn prepared(pod: &Pod) -> PodMemory {
 fn plan_at(pod: &Pod, observed: Option<&PodObservation>, memory: &PodMemory, now: Timestamp) -> Plan {
     let node =
         NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
-    plan(&PlanInput { pod, observed, memory, node: &node, now })
+    plan(&PlanInput { pod, observed, memory, probes: &ProbeResults::default(), node: &node, now })
 }
 
-fn started(plan: &Plan) -> Vec<(&str, u32)> {
+pub(super) fn started(plan: &Plan) -> Vec<(&str, u32)> {
     let mut started = Vec::new();
     for action in &plan.actions {
         if let Action::StartContainer(start) = action {
@@ -116,13 +116,13 @@ fn status(plan: &Plan) -> &PodStatus {
     plan.status.as_ref().unwrap()
 }
 
-fn container<'a>(plan: &'a Plan, name: &str) -> &'a ContainerStatus {
+pub(super) fn container<'a>(plan: &'a Plan, name: &str) -> &'a ContainerStatus {
     let status = status(plan);
     let lists = [&status.init_container_statuses, &status.container_statuses];
     lists.into_iter().flatten().flatten().find(|c| c.name == name).unwrap()
 }
 
-fn condition(plan: &Plan, type_: &str) -> (String, Option<String>) {
+pub(super) fn condition(plan: &Plan, type_: &str) -> (String, Option<String>) {
     let condition = status(plan).conditions.iter().flatten().find(|c| c.type_ == type_).unwrap();
     (condition.status.clone(), condition.reason.clone())
 }
@@ -406,7 +406,14 @@ fn plan_on(pod: &Pod, observed: &PodObservation, memory: &PodMemory, ips: &[&str
         recursive_read_only_handlers: handlers.iter().map(|name| (*name).to_owned()).collect(),
         ..NodeFacts::default()
     };
-    plan(&PlanInput { pod, observed: Some(observed), memory, node: &node, now: at(10) })
+    plan(&PlanInput {
+        pod,
+        observed: Some(observed),
+        memory,
+        probes: &ProbeResults::default(),
+        node: &node,
+        now: at(10),
+    })
 }
 
 fn waiting_reason(plan: &Plan) -> Option<String> {

@@ -7,6 +7,7 @@ use super::{NodeFacts, PlanInput, PodMemory};
 use crate::model::Timestamp;
 use crate::model::observation::{ContainerObservation, PodObservation, SandboxObservation};
 use crate::model::pod;
+use crate::model::probe_results::ProbeResults;
 
 /// A plan's input with the answers that several parts need.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(super) struct View<'a> {
     pub spec: &'a PodSpec,
     pub observed: Option<&'a PodObservation>,
     pub memory: &'a PodMemory,
+    pub probes: &'a ProbeResults,
     pub node: &'a NodeFacts,
     pub now: Timestamp,
 }
@@ -70,6 +72,7 @@ impl<'a> View<'a> {
             spec: pod::spec(input.pod),
             observed: input.observed,
             memory: input.memory,
+            probes: input.probes,
             node: input.node,
             now: input.now,
         }

@@ -7,6 +7,7 @@
 mod api;
 mod deletion;
 mod faults;
+mod hooks;
 mod lifecycle;
 mod outages;
 mod restarts;

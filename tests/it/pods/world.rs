@@ -15,6 +15,7 @@ use ferrolet::pod::executor::{Executor, ExecutorParts};
 use ferrolet::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
 use ferrolet::pod::plan::{BackoffPolicy, NodeFacts};
 use ferrolet::pod::status_writer::StatusWriter;
+use ferrolet::probe::{ProbeEvents, ProbeManager, ProbeManagerParts};
 use ferrolet::runtime::translate::NodeSettings;
 use ferrolet::runtime::{Observer, ObserverSettings};
 use ferrolet::sys::mount::RecordingMounts;
@@ -90,6 +91,12 @@ impl ImageEvents for Events {
 
     fn pod_event(&self, pod: &Pod, severity: Severity, reason: &'static str, message: String) {
         self.0.event(&pod_reference(pod), event_type(severity), reason, message);
+    }
+}
+
+impl ProbeEvents for Events {
+    fn warning(&self, pod: &Pod, kind: ContainerKind, container: &str, reason: &'static str, message: String) {
+        self.0.event(&container_reference(pod, kind, container), EventType::Warning, reason, message);
     }
 }
 
@@ -200,6 +207,10 @@ impl World {
         let (facts, node_facts) = watch::channel(facts);
         let (host_ips_sender, host_ips) = watch::channel(ips);
         let (problem_sender, network_problem) = watch::channel(None);
+        let probes = ProbeManager::new(ProbeManagerParts {
+            runtime: runtime.clone(),
+            events: Arc::new(Events(self.events.clone())),
+        });
         let executor = Arc::new(Executor::new(ExecutorParts {
             runtime,
             observer: observer.clone(),
@@ -225,6 +236,7 @@ impl World {
             executor,
             status_writer: Some(status_writer.clone()),
             node: node_facts,
+            probes: probes.clone(),
             observer: observer.clone(),
             volumes,
             cgroups,
@@ -239,6 +251,7 @@ impl World {
         let token = cancel.clone();
         tasks.spawn(async move { observer.run(hint_sender, token).await });
         tasks.spawn(status_writer.run(cancel.clone()));
+        tasks.spawn(probes.run(cancel.clone()));
         tasks.spawn(manager.run(PodManagerInputs { pods, hints, objects: None }, cancel));
         Agent { tasks, _facts: facts, _host_ips: host_ips_sender, _network_problem: problem_sender }
     }

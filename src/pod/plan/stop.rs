@@ -1,0 +1,125 @@
+//! How one container is stopped: its preStop hook first, at the cost of the grace period, then the stop signal, and SIGKILL
+//! at the latest when the grace period is over.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::Draft;
+use super::action::{Action, Hook, HookKind, KillContainer};
+use super::hooks;
+use super::memory::{Due, RetryPolicy, Step, later};
+use super::termination::requested_grace;
+use super::view::View;
+use crate::model::observation::{ContainerObservation, ContainerState};
+use crate::model::{SignedDuration, Timestamp};
+
+/// A stop is sent again when the deadline moves forward by more than this.
+const NOTABLE_CHANGE: SignedDuration = SignedDuration::from_millis(500);
+
+/// A container is given at least this long from its stop signal, whatever the grace period says (the peer's minimum).
+pub(super) const SHORTEST_GRACE: SignedDuration = SignedDuration::from_secs(2);
+
+pub(super) const STOP_RETRY: RetryPolicy =
+    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(10) };
+
+/// A container that must be stopped, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Stop<'a> {
+    pub container: &'a ContainerObservation,
+    /// Time from now to SIGKILL.
+    pub grace: SignedDuration,
+    /// The text of the `Killing` event.
+    pub message: String,
+    /// The container is to be started again, however it ends.
+    pub restart: bool,
+    /// Others must end before: only the hook is run now, and the signal waits for them, as long as the grace period lasts.
+    pub waits: bool,
+}
+
+impl<'a> Stop<'a> {
+    /// A stop at once.
+    pub fn now(container: &'a ContainerObservation, grace: SignedDuration, message: String) -> Self {
+        Stop { container, grace, message, restart: false, waits: false }
+    }
+
+    /// A stop like any other.
+    pub fn plainly(container: &'a ContainerObservation, grace: SignedDuration) -> Self {
+        Stop::now(container, grace, format!("Stopping container {}", container.name))
+    }
+}
+
+/// Asks for the next step of a stop, unless it is under way with the same or an earlier deadline.
+pub(super) fn stop(view: &View<'_>, stop: Stop<'_>, draft: &mut Draft) {
+    let container = stop.container;
+    let known = view.memory.kills.get(&container.id);
+    let requested = later(view.now, stop.grace);
+    let deadline = known.map_or(requested, |kill| kill.deadline.min(requested));
+    match known.map(|kill| (&kill.pre_stop, &kill.step)) {
+        None => {
+            if let Some(call) = pre_stop(view, &stop) {
+                draft.act(Action::RunHook(Hook {
+                    kind: HookKind::PreStop,
+                    id: container.id.clone(),
+                    container: container.name.clone(),
+                    call,
+                    deadline,
+                    message: stop.message,
+                    restart: stop.restart,
+                }));
+                draft.wake(deadline);
+                return;
+            }
+        }
+        Some((Step::Running { .. }, Step::Idle)) => {
+            if view.now < deadline {
+                draft.wake(deadline);
+                return;
+            }
+            draft.act(Action::CancelHook {
+                id: container.id.clone(),
+                container: container.name.clone(),
+                failed: Some(HookKind::PreStop),
+            });
+        }
+        Some(_) => {}
+    }
+    if stop.waits && view.now < deadline {
+        draft.wake(deadline);
+        return;
+    }
+    signal(view, &stop, deadline, draft);
+}
+
+fn signal(view: &View<'_>, stop: &Stop<'_>, deadline: Timestamp, draft: &mut Draft) {
+    let known = view.memory.kills.get(&stop.container.id);
+    let grace = deadline.duration_since(view.now).max(SHORTEST_GRACE);
+    if let Some(kill) = known {
+        match kill.step.due(view.now, &STOP_RETRY) {
+            Due::No if kill.deadline.duration_since(later(view.now, grace)) <= NOTABLE_CHANGE => return,
+            Due::At(at) => return draft.wake(at),
+            Due::No | Due::Now => {}
+        }
+    }
+    draft.act(Action::KillContainer(KillContainer {
+        id: stop.container.id.clone(),
+        container: stop.container.name.clone(),
+        grace,
+        message: stop.message.clone(),
+        repeated: known.is_some(),
+        restart: stop.restart,
+    }));
+}
+
+/// The container's preStop hook, if it has one and there is time for it.
+fn pre_stop(view: &View<'_>, stop: &Stop<'_>) -> Option<super::HookCall> {
+    let runs = matches!(stop.container.state, ContainerState::Running { .. });
+    if runs && stop.grace > SignedDuration::ZERO { hooks::pre_stop(view, stop.container) } else { None }
+}
+
+/// The grace period of a single container that is stopped while its pod goes on.
+pub(super) fn container_grace(pod: &Pod) -> SignedDuration {
+    let spec = crate::model::pod::spec(pod);
+    match (pod.metadata.deletion_grace_period_seconds, spec.termination_grace_period_seconds) {
+        (None, Some(seconds)) => SignedDuration::from_secs(seconds.max(0)),
+        _ => requested_grace(pod),
+    }
+}
