@@ -9,6 +9,7 @@ pub mod server;
 
 pub mod node;
 pub mod pod;
+pub mod stats;
 
 pub mod cgroup;
 pub mod image;
@@ -20,5 +21,6 @@ pub mod kube;
 
 pub mod config;
 
+pub mod metrics;
 pub mod model;
 pub mod sys;

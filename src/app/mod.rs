@@ -12,6 +12,7 @@ mod logging;
 mod node_settings;
 mod process;
 mod start;
+mod stats;
 mod supervisor;
 
 use std::ffi::OsString;

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
 use super::supervisor::Supervisor;
-use super::{certificates, node_settings, process};
+use super::{certificates, node_settings, process, stats};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
@@ -54,6 +54,7 @@ use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
 use crate::runtime::observer::{Observer, ObserverSettings};
 use crate::server::{HealthCheck, Server, ServerInputs};
+use crate::stats::StatsCollector;
 use crate::sys::machine::MachineReader;
 use crate::sys::mount::KernelMounts;
 use crate::volume::VolumeManager;
@@ -213,9 +214,10 @@ pub(super) async fn start(
         probes: probes.clone(),
         observer: observer.clone(),
         volumes,
-        cgroups,
+        cgroups: cgroups.clone(),
         objects: objects.clone(),
     });
+    let figures = stats::collector(settings, &node_name, &facts, runtime, observer.clone(), cgroups, manager.pods());
     let (hint_sender, hints) = mpsc::channel(1024);
 
     let Some(api) = api else {
@@ -243,8 +245,10 @@ pub(super) async fn start(
     }
     spawn(&mut tasks, "probes", probes.run(token()));
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
-    let signed = certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
-    serve_https(&mut tasks, settings, &node_name, server.as_ref(), (pods_served, signed), cancel).await?;
+    let signed_certificate =
+        certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
+    let served = Served { pods: pods_served, figures, signed_certificate };
+    serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, cancel).await?;
     if supervisor.is_watching() {
         let alive = supervisor.clone().keep_alive(sync_loop_check(observer), token());
         spawn(&mut tasks, "watchdog", alive);
@@ -364,18 +368,26 @@ async fn health_server(settings: &Settings, check: HealthCheck) -> anyhow::Resul
     Ok(Some(Server::health(SocketAddr::new(ip, port), check).await?))
 }
 
+/// What the HTTPS API shows and shows itself with.
+struct Served {
+    pods: Pods,
+    figures: StatsCollector,
+    signed_certificate: Option<CertificateHandle>,
+}
+
 /// Serves the HTTPS API and, where it is turned on, the read-only port.
 async fn serve_https(
     tasks: &mut Tasks,
     settings: &Settings,
     node_name: &str,
     api: Option<&ApiServer>,
-    (pods, signed_certificate): (Pods, Option<CertificateHandle>),
+    served: Served,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     if !settings.configuration.enable_server {
         return Ok(());
     }
+    let Served { pods, figures, signed_certificate } = served;
     // A rate of its own: callers whose tokens are to be reviewed must not hold up statuses.
     let client = api.map(|api| api.client(&ClientOptions::default())).transpose()?;
     let health = sync_loop_check(pods.observer.clone());
@@ -388,6 +400,7 @@ async fn serve_https(
         client: client.as_ref(),
         health: health.clone(),
         pods: Some(pods.clone()),
+        stats: Some(figures.clone()),
     };
     let https = Server::https(inputs()).await?;
     info!(address = %https.address(), "serving the HTTPS API");

@@ -233,6 +233,25 @@ impl CgroupManager {
         name.map(|name| name.path(self.inner.settings.driver)).unwrap_or_default()
     }
 
+    /// The hierarchies of the host.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.inner.tree.hierarchy
+    }
+
+    /// Where a pod's cgroup may be, one path for each QoS class, by the driver's naming; none without a tree.
+    pub fn pod_cgroup_candidates(&self, uid: &PodUid) -> Vec<String> {
+        let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+        let names = classes.into_iter().filter_map(|class| self.inner.pod_name(uid, class));
+        names.map(|name| name.path(self.inner.settings.driver)).collect()
+    }
+
+    /// The cgroups of the QoS classes, by the driver's naming; none without a tree.
+    pub fn class_cgroups(&self) -> Vec<String> {
+        let names = &self.inner.names;
+        let classes = [&names.burstable, &names.best_effort].map(|name| name.path(self.inner.settings.driver));
+        if self.inner.settings.cgroups_per_qos { classes.into() } else { Vec::new() }
+    }
+
     /// The cgroup that holds all pods, by the driver's naming.
     pub fn pods_cgroup(&self) -> String {
         let names = &self.inner.names;

@@ -20,6 +20,7 @@ pub const ACTED_ON: &[&str] = &[
     "--node-ip",
     "--node-labels",
     "--root-dir",
+    "--runtime-cgroups",
     "--seccomp-default",
     "address",
     "authentication",
@@ -37,6 +38,7 @@ pub const ACTED_ON: &[&str] = &[
     "defaultPodSysctls",
     "enableControllerAttachDetach",
     "enableDebuggingHandlers",
+    "enableProfilingHandler",
     "enableServer",
     "enforceNodeAllocatable",
     "eventBurst",
@@ -98,6 +100,7 @@ pub const ACTED_ON: &[&str] = &[
     "tlsCurvePreferences",
     "tlsMinVersion",
     "tlsPrivateKeyFile",
+    "volumeStatsAggPeriod",
 ];
 
 /// Feature gates that something acts on when they differ from their default.

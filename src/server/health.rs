@@ -20,7 +20,15 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn health(address: SocketAddr, health: HealthCheck) -> Result<Self, ServerError> {
-        let endpoints = Endpoints { health, pods: None, configz: bytes::Bytes::new(), debugging: false };
+        let endpoints = Endpoints {
+            health,
+            pods: None,
+            stats: None,
+            configz: bytes::Bytes::new(),
+            debugging: false,
+            profiling: false,
+            started_at: crate::model::clock::now(),
+        };
         let router = router(Port::Health, &Access::Open, &Arc::new(endpoints));
         Server::bind(address, None, router, Limits::default()).await
     }

@@ -20,6 +20,7 @@ use super::{Endpoints, HealthCheck, PodLister, ServerError};
 use crate::config::{KubeletConfiguration, effective_value};
 use crate::kube::certificates::CertificateHandle;
 use crate::model::clock;
+use crate::stats::StatsCollector;
 
 /// What the servers are made from.
 pub struct ServerInputs<'a> {
@@ -37,6 +38,8 @@ pub struct ServerInputs<'a> {
     pub health: HealthCheck,
     /// The node's pods; none if nothing can list them.
     pub pods: Option<Arc<dyn PodLister>>,
+    /// What the node uses; none if nothing reads it.
+    pub stats: Option<StatsCollector>,
 }
 
 impl Server {
@@ -72,7 +75,15 @@ impl Server {
         };
         let configz = configz(&shown)?;
         let debugging = configuration.enable_debugging_handlers;
-        let endpoints = Arc::new(Endpoints { health: inputs.health, pods: inputs.pods, configz, debugging });
+        let endpoints = Arc::new(Endpoints {
+            health: inputs.health,
+            pods: inputs.pods,
+            stats: inputs.stats,
+            configz,
+            debugging,
+            profiling: configuration.enable_profiling_handler,
+            started_at: clock::now(),
+        });
         let router = router(Port::Secure, &Access::Guarded(Arc::new(guard)), &endpoints);
         Server::bind(address, Some(files), router, limits).await
     }
@@ -89,7 +100,15 @@ impl Server {
         let address = address(&configuration.address, configuration.read_only_port)?;
         warn!(%address, "the read-only port is on: everyone who reaches it reads the specs of this node's pods");
         // The peer's read-only port is made without a configuration, which counts as no debugging.
-        let endpoints = Endpoints { health: inputs.health, pods: inputs.pods, configz: Bytes::new(), debugging: false };
+        let endpoints = Endpoints {
+            health: inputs.health,
+            pods: inputs.pods,
+            stats: inputs.stats,
+            configz: Bytes::new(),
+            debugging: false,
+            profiling: false,
+            started_at: clock::now(),
+        };
         let router = router(Port::ReadOnly, &Access::Open, &Arc::new(endpoints));
         Server::bind(address, None, router, Limits::default()).await.map(Some)
     }

@@ -16,6 +16,7 @@
 mod authentication;
 mod authorization;
 mod client_ca;
+mod figures;
 mod guard;
 mod health;
 mod https;
@@ -32,6 +33,7 @@ mod tests;
 mod text;
 mod tls;
 mod user;
+mod zpages;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,10 +57,16 @@ pub struct Endpoints {
     pub health: HealthCheck,
     /// The node's pods; none if nothing can list them.
     pub pods: Option<std::sync::Arc<dyn PodLister>>,
+    /// What the node uses; none if nothing reads it.
+    pub stats: Option<crate::stats::StatsCollector>,
     /// The body of `/configz`.
     pub configz: Bytes,
     /// `enableDebuggingHandlers`.
     pub debugging: bool,
+    /// `enableProfilingHandler`.
+    pub profiling: bool,
+    /// When the server was made.
+    pub started_at: crate::model::Timestamp,
 }
 
 /// Why a server cannot serve.

@@ -15,11 +15,18 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, any};
 use http_body_util::Limited;
 
+use super::figures::{self, Metrics};
 use super::guard::Guard;
-use super::{Endpoints, health, pods, text};
+use super::{Endpoints, health, pods, text, zpages};
+use crate::metrics::kubelet as metrics;
+use crate::model::clock;
 
 /// Size of a request's body: what is served takes none, or a little.
 const BODY_BYTES: usize = 1 << 20;
+
+/// What profiling is answered with: the peer's profiles are those of the Go runtime.
+const NO_PROFILES: &str = "there are no Go profiles of this program; process_cpu_seconds_total and \
+    process_resident_memory_bytes of /metrics tell what it uses\n";
 
 /// The ports of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +75,11 @@ pub(super) enum Endpoint {
     SyncLoop,
     Pods,
     RunningPods,
+    Summary,
+    Metrics(Metrics),
     Configz,
+    Statusz,
+    Profiling,
     DebuggingDisabled,
 }
 
@@ -93,6 +104,9 @@ const HEALTH: &[&str] = &["healthz", "proxy"];
 const PODS: &[&str] = &["pods", "proxy"];
 const CONFIGZ: &[&str] = &["configz", "proxy"];
 const LOG: &[&str] = &["log"];
+const METRICS: &[&str] = &["metrics"];
+const STATS: &[&str] = &["stats"];
+const STATUSZ: &[&str] = &["statusz"];
 /// What everything needs that has no subresource of its own.
 pub(super) const PROXY: &[&str] = &["proxy"];
 
@@ -127,8 +141,16 @@ pub(super) const ROUTES: &[Route] = &[
     always(&["/healthz/log"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::Fine),
     always(&["/healthz/syncloop"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::SyncLoop),
     always(&["/pods", "/pods/"], Methods::Get, PODS, BOTH, Endpoint::Pods),
+    always(&["/stats/summary"], Methods::Get, STATS, BOTH, Endpoint::Summary),
+    always(&["/metrics"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Agent)),
+    always(&["/metrics/cadvisor"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Cadvisor)),
+    always(&["/metrics/probes"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Probes)),
+    always(&["/metrics/resource"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Resource)),
+    always(&["/metrics/slis"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Slis)),
     debugging(&["/runningpods", "/runningpods/"], Methods::Get, PODS, Endpoint::RunningPods),
     debugging(&["/configz"], Methods::Any, CONFIGZ, Endpoint::Configz),
+    debugging(&["/statusz"], Methods::Any, STATUSZ, Endpoint::Statusz),
+    debugging(&["/debug/pprof/", "/debug/pprof/{*rest}"], Methods::Any, PROXY, Endpoint::Profiling),
     disabled(&["/run/", "/run/{*rest}"], PROXY),
     disabled(&["/exec/", "/exec/{*rest}"], PROXY),
     disabled(&["/attach/", "/attach/{*rest}"], PROXY),
@@ -138,6 +160,12 @@ pub(super) const ROUTES: &[Route] = &[
     disabled(&["/debug/pprof/", "/debug/pprof/{*rest}"], PROXY),
     disabled(&["/logs/", "/logs/{*rest}"], LOG),
 ];
+
+/// The first part of a served path that is this one.
+pub(super) fn first_part(first: &str) -> Option<&'static str> {
+    let mut firsts = ROUTES.iter().flat_map(|route| route.paths).filter_map(|path| path.split('/').nth(1));
+    firsts.find(|known| *known == first)
+}
 
 /// The rows that a port serves.
 pub(super) fn served(port: Port, debugging: bool) -> impl Iterator<Item = &'static Route> {
@@ -163,7 +191,42 @@ pub(super) fn router(port: Port, access: &Access, endpoints: &Arc<Endpoints>) ->
         }
     }
     let nothing = behind(access, any(async || text::not_found()), PROXY);
-    router.fallback_service(nothing).layer(middleware::from_fn(limit_body))
+    let router = router.fallback_service(nothing).layer(middleware::from_fn(limit_body));
+    let server_type = match port {
+        Port::Secure => "readwrite",
+        Port::ReadOnly => "readonly",
+        // The peer counts no health checks.
+        Port::Health => return router,
+    };
+    router.layer(middleware::from_fn(move |request: Request, next: Next| measured(server_type, request, next)))
+}
+
+/// Counts a request and measures how long its answer takes to begin.
+async fn measured(server_type: &'static str, request: Request, next: Next) -> Response {
+    let [long_running, method, path] = figures::labels(request.method(), request.uri().path());
+    let labels = [long_running, method, path, server_type];
+    metrics::HTTP_REQUESTS.increment(&labels);
+    let _inflight = Inflight::begin(labels);
+    let began = tokio::time::Instant::now();
+    let response = next.run(request).await;
+    metrics::HTTP_DURATION.observe(&labels, began.elapsed().as_secs_f64());
+    response
+}
+
+/// A request under way; also one whose caller goes before the answer.
+struct Inflight([&'static str; 4]);
+
+impl Inflight {
+    fn begin(labels: [&'static str; 4]) -> Self {
+        metrics::HTTP_INFLIGHT.add(&labels, 1.0);
+        Inflight(labels)
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        metrics::HTTP_INFLIGHT.add(&self.0, -1.0);
+    }
 }
 
 fn behind(access: &Access, handler: MethodRouter, subresources: &'static [&'static str]) -> MethodRouter {
@@ -210,6 +273,19 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
             },
             None => unknown_pods(),
         },
+        Endpoint::Summary => {
+            figures::summary(endpoints.stats.as_ref(), request.uri().query().unwrap_or_default()).await
+        }
+        Endpoint::Metrics(which) => figures::metrics(endpoints.stats.as_ref(), which).await,
+        Endpoint::Statusz => {
+            let paths = served(Port::Secure, endpoints.debugging).flat_map(|route| route.paths).copied();
+            let page = zpages::statusz(clock::now(), endpoints.started_at, paths, zpages::separator());
+            text::text(StatusCode::OK, page)
+        }
+        Endpoint::Profiling if !endpoints.profiling => {
+            text::text(StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.\n")
+        }
+        Endpoint::Profiling => text::text(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
         Endpoint::Configz => text::json(endpoints.configz.clone()),
         Endpoint::DebuggingDisabled => text::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
     }

@@ -104,6 +104,7 @@ impl Fixture {
             client: Some(&client),
             health: Arc::new(|| Ok(())),
             pods: Some(Arc::new(OnePod)),
+            stats: None,
         };
         let server = Server::https_within(inputs, limits).await.unwrap();
         let (address, cancel, reviews) = (server.address(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
@@ -289,7 +290,13 @@ fn the_tables_subresources_are_the_peers() {
         let mut expected = Vec::new();
         let fine = [("/pods", "pods"), ("/healthz", "healthz"), ("/configz", "configz"), ("/runningpods", "pods")];
         expected.extend(fine.iter().find(|(prefix, _)| below(prefix)).map(|(_, subresource)| *subresource));
-        let own = [("/stats", "stats"), ("/metrics", "metrics"), ("/logs", "log"), ("/checkpoint", "checkpoint")];
+        let own = [
+            ("/stats", "stats"),
+            ("/metrics", "metrics"),
+            ("/logs", "log"),
+            ("/checkpoint", "checkpoint"),
+            ("/statusz", "statusz"),
+        ];
         expected.push(own.iter().find(|(prefix, _)| below(prefix)).map_or(PROXY[0], |(_, subresource)| *subresource));
         assert_eq!(route.subresources, expected, "{path}");
         assert!(route.ports.contains(&Port::Secure), "{path}");
@@ -546,6 +553,7 @@ async fn until_the_cluster_has_signed_a_certificate_nobody_is_served() {
             client: Some(&client),
             health: Arc::new(|| Ok(())),
             pods: None,
+            stats: None,
         };
         let server = Server::https(inputs).await.unwrap();
         let (address, cancel) = (server.address(), CancellationToken::new());
@@ -619,6 +627,7 @@ async fn settings_that_cannot_be_served_name_the_field() {
             client: Some(&client),
             health: Arc::new(|| Ok(())),
             pods: None,
+            stats: None,
         };
         Server::https(inputs).await.err().map(|error| error.to_string()).unwrap_or_default()
     };

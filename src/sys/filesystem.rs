@@ -20,6 +20,8 @@ pub struct FilesystemUsage {
     pub capacity_bytes: u64,
     /// What an unprivileged user can still write, bytes.
     pub available_bytes: u64,
+    /// What is free, bytes; more than is available where some is kept for root.
+    pub free_bytes: u64,
     /// Files that it can hold; 0 where it sets no limit.
     pub inodes: u64,
     /// Files that can still be made.
@@ -27,9 +29,9 @@ pub struct FilesystemUsage {
 }
 
 impl FilesystemUsage {
-    /// Bytes that are not available to an unprivileged user.
+    /// Bytes that something holds.
     pub fn used_bytes(&self) -> u64 {
-        self.capacity_bytes.saturating_sub(self.available_bytes)
+        self.capacity_bytes.saturating_sub(self.free_bytes)
     }
 }
 
@@ -40,6 +42,7 @@ pub fn usage(path: &Path) -> Result<FilesystemUsage, FilesystemError> {
     Ok(FilesystemUsage {
         capacity_bytes: sizes.f_frsize.saturating_mul(sizes.f_blocks),
         available_bytes: sizes.f_frsize.saturating_mul(sizes.f_bavail),
+        free_bytes: sizes.f_frsize.saturating_mul(sizes.f_bfree),
         inodes: sizes.f_files,
         inodes_free: sizes.f_ffree,
     })
@@ -53,7 +56,8 @@ mod tests {
     fn measures_a_file_system() {
         let sizes = usage(Path::new("/")).unwrap();
         assert!(sizes.capacity_bytes >= sizes.available_bytes && sizes.capacity_bytes > 0);
-        assert_eq!(sizes.used_bytes(), sizes.capacity_bytes - sizes.available_bytes);
+        assert!(sizes.free_bytes >= sizes.available_bytes);
+        assert_eq!(sizes.used_bytes(), sizes.capacity_bytes - sizes.free_bytes);
     }
 
     #[test]

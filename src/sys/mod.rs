@@ -4,6 +4,7 @@
 //! Must not know of pods, the API or the runtime.
 
 pub mod beneath;
+pub mod disk_usage;
 pub mod filesystem;
 pub mod local_time;
 pub mod machine;

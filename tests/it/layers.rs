@@ -11,26 +11,31 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "server", "node", "pod", "runtime", "volume", "image", "probe", "cgroup", "device", "kube", "config",
-            "model", "sys",
+            "server", "stats", "node", "pod", "runtime", "volume", "image", "probe", "cgroup", "device", "kube",
+            "config", "model", "sys", "metrics",
         ],
     ),
     (
         "server",
-        &["node", "pod", "runtime", "volume", "image", "probe", "cgroup", "device", "kube", "config", "model", "sys"],
+        &[
+            "stats", "node", "pod", "runtime", "volume", "image", "probe", "cgroup", "device", "kube", "config",
+            "model", "sys", "metrics",
+        ],
     ),
-    ("node", &["runtime", "kube", "config", "model", "sys"]),
-    ("pod", &["runtime", "volume", "image", "probe", "cgroup", "device", "kube", "model", "sys"]),
-    ("image", &["runtime", "kube", "model", "sys"]),
-    ("volume", &["kube", "model", "sys"]),
-    ("probe", &["runtime", "model", "sys"]),
-    ("device", &["model", "sys"]),
-    ("cgroup", &["model", "sys"]),
-    ("runtime", &["model", "sys"]),
-    ("kube", &["config", "model", "sys"]),
+    ("stats", &["runtime", "volume", "cgroup", "model", "sys", "metrics"]),
+    ("node", &["runtime", "kube", "config", "model", "sys", "metrics"]),
+    ("pod", &["runtime", "volume", "image", "probe", "cgroup", "device", "kube", "model", "sys", "metrics"]),
+    ("image", &["runtime", "kube", "model", "sys", "metrics"]),
+    ("volume", &["kube", "model", "sys", "metrics"]),
+    ("probe", &["runtime", "model", "sys", "metrics"]),
+    ("device", &["model", "sys", "metrics"]),
+    ("cgroup", &["model", "sys", "metrics"]),
+    ("runtime", &["model", "sys", "metrics"]),
+    ("kube", &["config", "model", "sys", "metrics"]),
     ("config", &["model", "sys"]),
     ("model", &[]),
     ("sys", &[]),
+    ("metrics", &[]),
 ];
 
 /// Crates that only some modules may name: what keeps decisions pure and the kernel in one place.

@@ -8,4 +8,5 @@ mod harness;
 mod images;
 mod lifecycle;
 mod node_object;
+mod stats;
 mod volumes;

@@ -1,0 +1,172 @@
+//! The families of `/metrics`, with the peer's names, labels and help (`pkg/kubelet/metrics`, `pkg/kubelet/server/metrics`,
+//! component-base). A family is here only if the agent has something true to tell by it.
+
+use super::family::{Counter, DEFAULT_BUCKETS, Family, Gauge, Histogram};
+use super::text::Exposition;
+
+const POD_START_BUCKETS: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+];
+const IMAGE_PULL_BUCKETS: &[f64] = &[
+    1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0,
+    3600.0,
+];
+/// From 5 ms, each 2.5 times the one before, with the rounding errors of the peer's way to count them.
+const RUNTIME_BUCKETS: &[f64] = &[
+    0.005,
+    0.0125,
+    0.03125,
+    0.078125,
+    0.1953125,
+    0.48828125,
+    1.220703125,
+    3.0517578125,
+    7.62939453125,
+    19.073486328125,
+    47.6837158203125,
+    119.20928955078125,
+    298.0232238769531,
+    745.0580596923828,
+];
+const STATUS_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
+const REST_BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
+
+macro_rules! families {
+    ($($(#[$doc:meta])* $ident:ident: $kind:ident($name:expr, $help:expr, $labels:expr $(, $bounds:expr)?);)*) => {
+        $($(#[$doc])* pub static $ident: $kind = $kind::new($name, $help, $labels $(, $bounds)?);)*
+        /// All of them, by name.
+        static ALL: &[&dyn Family] = &[$(&$ident),*];
+    };
+}
+
+families! {
+    /// Pods that may run, by whether they are static.
+    ACTIVE_PODS: Gauge("kubelet_active_pods", "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.", &["static"]);
+    /// Pods that were refused.
+    ADMISSION_REJECTIONS: Counter("kubelet_admission_rejections_total", "[ALPHA] Cumulative number pod admission rejections by the Kubelet.", &["reason"]);
+    /// 1 or 2.
+    CGROUP_VERSION: Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.", &[]);
+    /// Pods that the node should run.
+    DESIRED_PODS: Gauge("kubelet_desired_pods", "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.", &["static"]);
+    /// Evicted pods.
+    EVICTIONS: Counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
+    /// Requests under way.
+    HTTP_INFLIGHT: Gauge("kubelet_http_inflight_requests", "[ALPHA] Number of the inflight http requests", &["long_running", "method", "path", "server_type"]);
+    /// Time of requests.
+    HTTP_DURATION: Histogram("kubelet_http_requests_duration_seconds", "[ALPHA] Duration in seconds to serve http requests", &["long_running", "method", "path", "server_type"], DEFAULT_BUCKETS);
+    /// Requests.
+    HTTP_REQUESTS: Counter("kubelet_http_requests_total", "[ALPHA] Number of the http requests received since the server started", &["long_running", "method", "path", "server_type"]);
+    /// Time of image pulls by the images' size.
+    IMAGE_PULL_DURATION: Histogram("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.", &["image_size_in_bytes"], IMAGE_PULL_BUCKETS);
+    /// Where containers' figures come from.
+    METRICS_PROVIDER: Gauge("kubelet_metrics_provider", "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'", &["provider"]);
+    /// The node's name.
+    NODE_NAME: Gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", &["node"]);
+    /// When the runtime was last listed.
+    PLEG_LAST_SEEN: Gauge("kubelet_pleg_last_seen_seconds", "[ALPHA] Timestamp in seconds when PLEG was last seen active.", &[]);
+    /// Time to list the runtime's pods.
+    PLEG_RELIST_DURATION: Histogram("kubelet_pleg_relist_duration_seconds", "[ALPHA] Duration in seconds for relisting pods in PLEG.", &[], DEFAULT_BUCKETS);
+    /// Time between two lists.
+    PLEG_RELIST_INTERVAL: Histogram("kubelet_pleg_relist_interval_seconds", "[ALPHA] Interval in seconds between relisting in PLEG.", &[], DEFAULT_BUCKETS);
+    /// From the first sight of a pod until it runs.
+    POD_START_DURATION: Histogram("kubelet_pod_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", &[], POD_START_BUCKETS);
+    /// From a change of a status until the API has it.
+    POD_STATUS_SYNC_DURATION: Histogram("kubelet_pod_status_sync_duration_seconds", "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.", &[], STATUS_BUCKETS);
+    /// Pods that had to give way.
+    PREEMPTIONS: Counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
+    /// Time to make sandboxes.
+    RUN_PODSANDBOX_DURATION: Histogram("kubelet_run_podsandbox_duration_seconds", "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", &["runtime_handler"], DEFAULT_BUCKETS);
+    /// Sandboxes that could not be made.
+    RUN_PODSANDBOX_ERRORS: Counter("kubelet_run_podsandbox_errors_total", "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.", &["runtime_handler"]);
+    /// Containers by state.
+    RUNNING_CONTAINERS: Gauge("kubelet_running_containers", "[ALPHA] Number of containers currently running", &["container_state"]);
+    /// Pods with a ready sandbox.
+    RUNNING_PODS: Gauge("kubelet_running_pods", "[ALPHA] Number of pods that have a running pod sandbox", &[]);
+    /// Time of calls to the runtime.
+    RUNTIME_DURATION: Histogram("kubelet_runtime_operations_duration_seconds", "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.", &["operation_type"], RUNTIME_BUCKETS);
+    /// Calls to the runtime that failed.
+    RUNTIME_ERRORS: Counter("kubelet_runtime_operations_errors_total", "[ALPHA] Cumulative number of runtime operation errors by operation type.", &["operation_type"]);
+    /// Calls to the runtime.
+    RUNTIME_OPERATIONS: Counter("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.", &["operation_type"]);
+    /// Containers that could not be started.
+    STARTED_CONTAINERS_ERRORS: Counter("kubelet_started_containers_errors_total", "[ALPHA] Cumulative number of errors when starting containers", &["code", "container_type"]);
+    /// Containers that were started.
+    STARTED_CONTAINERS: Counter("kubelet_started_containers_total", "[ALPHA] Cumulative number of containers started", &["container_type"]);
+    /// Sandboxes that could not be made.
+    STARTED_PODS_ERRORS: Counter("kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods", &[]);
+    /// Sandboxes that were made.
+    STARTED_PODS: Counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started", &[]);
+    /// Room in a claim's volume.
+    VOLUME_AVAILABLE: Gauge("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Size of a claim's volume.
+    VOLUME_CAPACITY: Gauge("kubelet_volume_stats_capacity_bytes", "[ALPHA] Capacity in bytes of the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Files that a claim's volume can hold.
+    VOLUME_INODES: Gauge("kubelet_volume_stats_inodes", "[ALPHA] Maximum number of inodes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Files that can still be made there.
+    VOLUME_INODES_FREE: Gauge("kubelet_volume_stats_inodes_free", "[ALPHA] Number of free inodes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Files there.
+    VOLUME_INODES_USED: Gauge("kubelet_volume_stats_inodes_used", "[ALPHA] Number of used inodes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// What of it is used.
+    VOLUME_USED: Gauge("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Which version of Kubernetes this stands for.
+    BUILD_INFO: Gauge("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.", &["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"]);
+    /// CPU time of the agent.
+    PROCESS_CPU: Counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", &[]);
+    /// How many files it may open.
+    PROCESS_MAX_FDS: Gauge("process_max_fds", "Maximum number of open file descriptors.", &[]);
+    /// How many are open.
+    PROCESS_OPEN_FDS: Gauge("process_open_fds", "Number of open file descriptors.", &[]);
+    /// Its memory.
+    PROCESS_RESIDENT: Gauge("process_resident_memory_bytes", "Resident memory size in bytes.", &[]);
+    /// When it was started.
+    PROCESS_START: Gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", &[]);
+    /// Its address space.
+    PROCESS_VIRTUAL: Gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", &[]);
+    /// Time of requests to the API server.
+    REST_DURATION: Histogram("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
+    /// Requests to the API server.
+    REST_REQUESTS: Counter("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.", &["code", "host", "method"]);
+}
+
+/// Writes every family.
+pub fn write_all(text: &mut Exposition) {
+    for family in ALL {
+        family.write(text);
+    }
+}
+
+/// The label `image_size_in_bytes` of a size.
+pub fn image_size_label(bytes: u64) -> &'static str {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    const LABELS: [(u64, &str); 12] = [
+        (100 * GIB, "GT100GB"),
+        (60 * GIB, "60GB-100GB"),
+        (40 * GIB, "40GB-60GB"),
+        (30 * GIB, "30GB-40GB"),
+        (20 * GIB, "20GB-30GB"),
+        (10 * GIB, "10GB-20GB"),
+        (5 * GIB, "5GB-10GB"),
+        (GIB, "1GB-5GB"),
+        (500 * MIB, "500MB-1GB"),
+        (100 * MIB, "100MB-500MB"),
+        (10 * MIB, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    LABELS.iter().find(|(above, _)| bytes > *above).map_or("N/A", |(_, label)| label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_and_labels_are_in_order() {
+        let descriptions: Vec<_> = ALL.iter().map(|family| family.description()).collect();
+        assert!(descriptions.iter().map(|d| d.name).is_sorted(), "families by name");
+        for description in descriptions {
+            assert!(description.labels.is_sorted(), "labels of {}", description.name);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `/stats/summary` and the `/metrics` family.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::text;
+use crate::metrics::Exposition;
+use crate::metrics::family::Family;
+use crate::metrics::{kubelet, text::CONTENT_TYPE as METRICS_TYPE};
+use crate::stats::StatsCollector;
+
+/// What of `/metrics` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Metrics {
+    /// The agent's own.
+    Agent,
+    /// Every cgroup.
+    Cadvisor,
+    /// Processor time and memory of pods.
+    Resource,
+    /// Probes' results.
+    Probes,
+    /// Health checks' results.
+    Slis,
+}
+
+/// `/stats/summary`.
+pub(super) async fn summary(stats: Option<&StatsCollector>, query: &str) -> Response {
+    let Some(stats) = stats else { return unknown() };
+    let mut only = query.split('&').filter_map(|pair| pair.strip_prefix("only_cpu_and_memory="));
+    // As in the peer: `true` alone, and given once.
+    let only_cpu_and_memory = only.next() == Some("true") && only.next().is_none();
+    let summary = match stats.summary(only_cpu_and_memory).await {
+        Ok(summary) => serde_json::to_vec(&summary).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match summary {
+        Ok(body) => text::json(body.into()),
+        Err(problem) => text::text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {problem}")),
+    }
+}
+
+/// `/metrics` and what is below it.
+pub(super) async fn metrics(stats: Option<&StatsCollector>, which: Metrics) -> Response {
+    match which {
+        Metrics::Agent => {
+            if let Some(stats) = stats {
+                stats.update_agent_metrics().await;
+            }
+            let mut text = Exposition::new();
+            kubelet::write_all(&mut text);
+            found(text.finish())
+        }
+        Metrics::Resource => match stats {
+            Some(stats) => found(stats.resource_metrics().await),
+            None => unknown(),
+        },
+        Metrics::Cadvisor => match stats {
+            Some(stats) => match stats.cadvisor_metrics().await {
+                Ok(body) => found(body),
+                Err(error) => text::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            None => unknown(),
+        },
+        Metrics::Probes | Metrics::Slis => {
+            let mut text = Exposition::new();
+            kubelet::PROCESS_START.write(&mut text);
+            found(text.finish())
+        }
+    }
+}
+
+fn found(body: String) -> Response {
+    let mut response = text::text(StatusCode::OK, Bytes::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    response
+}
+
+fn unknown() -> Response {
+    text::text(StatusCode::SERVICE_UNAVAILABLE, "the node's figures are not known")
+}
+
+/// The labels `method`, `path` and `long_running` of a request. A path counts by its first part, so that callers cannot make
+/// series at will.
+pub(super) fn labels(method: &Method, path: &str) -> [&'static str; 3] {
+    const LONG_RUNNING: [&str; 4] = ["exec", "attach", "portforward", "debug"];
+    let path = path.trim_start_matches('/');
+    let first = path.split('/').next().unwrap_or_default();
+    let bucket = match path {
+        "metrics/cadvisor" => "metrics/cadvisor",
+        "metrics/probes" => "metrics/probes",
+        "metrics/resource" => "metrics/resource",
+        _ => super::routes::first_part(first).unwrap_or("other"),
+    };
+    let method = match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::TRACE => "TRACE",
+        Method::CONNECT => "CONNECT",
+        _ => "other",
+    };
+    let long_running = if LONG_RUNNING.contains(&first) { "true" } else { "false" };
+    [long_running, method, bucket]
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Method::GET, "/stats/summary", ["false", "GET", "stats"])]
+    #[case(Method::GET, "/metrics/cadvisor", ["false", "GET", "metrics/cadvisor"])]
+    #[case(Method::GET, "/metrics/x", ["false", "GET", "metrics"])]
+    #[case(Method::POST, "/exec/a/b/c", ["true", "POST", "exec"])]
+    #[case(Method::GET, "/../../etc", ["false", "GET", "other"])]
+    #[case(Method::from_bytes(b"BREW").unwrap(), "/", ["false", "other", "other"])]
+    fn a_request_is_counted_by_its_first_part(#[case] method: Method, #[case] path: &str, #[case] expected: [&str; 3]) {
+        assert_eq!(labels(&method, path), expected);
+    }
+}

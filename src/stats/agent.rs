@@ -1,0 +1,141 @@
+//! What `/metrics` tells of the agent that is only known when it is asked for: its process, its pods.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+
+use super::resource::{float, seconds_since_epoch};
+use crate::metrics::kubelet as metrics;
+use crate::model::Timestamp;
+use crate::model::pod::CONFIG_SOURCE_ANNOTATION;
+use crate::runtime::{ListedState, RuntimePod};
+
+/// Length of a tick of `/proc/<pid>/stat`, seconds (USER_HZ is 100 on every architecture that Kubernetes knows).
+const TICK: f64 = 0.01;
+/// The version of Kubernetes that this stands for.
+const VERSION: [&str; 9] = ["", "", "", "clean", "v1.37.2", "", "1", "37", ""];
+
+/// Sets what does not change.
+pub(super) fn set_constants(node_name: &str, cgroup_version: u8, architecture: &str) {
+    metrics::NODE_NAME.set(&[node_name], 1.0);
+    metrics::CGROUP_VERSION.set(&[], f64::from(cgroup_version));
+    metrics::METRICS_PROVIDER.set(&["cadvisor"], 1.0);
+    let mut version = VERSION;
+    let platform = format!("linux/{architecture}");
+    version[8] = &platform;
+    metrics::BUILD_INFO.set(&version, 1.0);
+}
+
+/// Sets the numbers of pods and containers.
+pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
+    let running = runtime.iter().filter(|pod| pod.sandboxes.iter().any(|s| s.ready)).count();
+    metrics::RUNNING_PODS.set(&[], count(running));
+    metrics::RUNNING_CONTAINERS.clear();
+    for (state, label) in [
+        (ListedState::Created, "created"),
+        (ListedState::Running, "running"),
+        (ListedState::Exited, "exited"),
+        (ListedState::Unknown, "unknown"),
+    ] {
+        let containers = runtime.iter().flat_map(|pod| &pod.containers).filter(|c| c.state == state).count();
+        if containers > 0 {
+            metrics::RUNNING_CONTAINERS.set(&[label], count(containers));
+        }
+    }
+    for (is_static_label, is_static_wanted) in [("", false), ("true", true)] {
+        let of_kind = || known.iter().filter(|pod| is_static(pod) == is_static_wanted);
+        metrics::DESIRED_PODS.set(&[is_static_label], count(of_kind().count()));
+        metrics::ACTIVE_PODS.set(&[is_static_label], count(of_kind().filter(|pod| !has_ended(pod)).count()));
+    }
+}
+
+fn is_static(pod: &PodObject) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(CONFIG_SOURCE_ANNOTATION)).is_some_and(|source| source != "api")
+}
+
+fn has_ended(pod: &PodObject) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Sets when the runtime was last listed.
+pub(super) fn set_last_relist(at: Timestamp) {
+    metrics::PLEG_LAST_SEEN.set(&[], seconds_since_epoch(at).trunc());
+}
+
+/// Reads the agent's own process. Blocking, but from a file system that never waits.
+pub(super) fn set_process(proc: &Path, booted_at: Timestamp) {
+    let own = proc.join("self");
+    let read = |file: &str| fs::read_to_string(own.join(file)).unwrap_or_default();
+    if let Some(process) = Process::parse(&read("stat")) {
+        metrics::PROCESS_CPU.take_over(&[], process.cpu_ticks * TICK);
+        metrics::PROCESS_START.set(&[], seconds_since_epoch(booted_at) + process.start_ticks * TICK);
+        metrics::PROCESS_VIRTUAL.set(&[], process.virtual_bytes);
+        metrics::PROCESS_RESIDENT.set(&[], process.resident_pages * count(rustix::param::page_size()));
+    }
+    let limits = read("limits");
+    let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    if let Some(limit) = open_files.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) {
+        metrics::PROCESS_MAX_FDS.set(&[], limit);
+    }
+    let open = fs::read_dir(own.join("fd")).map_or(0, |entries| entries.flatten().count());
+    metrics::PROCESS_OPEN_FDS.set(&[], count(open));
+}
+
+struct Process {
+    cpu_ticks: f64,
+    start_ticks: f64,
+    virtual_bytes: f64,
+    resident_pages: f64,
+}
+
+impl Process {
+    /// Fields 14, 15, 22, 23 and 24 of `/proc/<pid>/stat` (proc_pid_stat(5)); the second one is a name in parentheses, which
+    /// may hold anything.
+    fn parse(stat: &str) -> Option<Process> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
+        Some(Process {
+            cpu_ticks: field(14)? + field(15)?,
+            start_ticks: field(22)?,
+            virtual_bytes: field(23)?,
+            resident_pages: field(24)?,
+        })
+    }
+}
+
+fn count(number: usize) -> f64 {
+    float(u64::try_from(number).unwrap_or(u64::MAX))
+}
+
+/// When the machine was booted (`btime` of `/proc/stat`), if the kernel tells.
+pub fn booted_at(proc: &Path) -> Option<Timestamp> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Timestamp::from_second(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_process_may_hold_anything() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 4 0 1234 9000000 77 18446744073709551615 1";
+        let process = Process::parse(stat).unwrap();
+        let fields = [process.cpu_ticks, process.start_ticks, process.virtual_bytes, process.resident_pages];
+        assert_eq!(fields, [300.0, 1234.0, 9_000_000.0, 77.0]);
+        assert!(Process::parse("7 (x) S 1").is_none());
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(Process::parse(&stat).unwrap().resident_pages > 0.0);
+        assert!(booted_at(Path::new("/proc")).unwrap() > Timestamp::UNIX_EPOCH);
+    }
+}
