@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::metrics::kubelet as metrics;
 use crate::runtime::{RuntimeClient, RuntimeError, cri};
 
 use super::credentials::Credential;
@@ -134,8 +135,11 @@ impl Bounds {
         }
         let started = Instant::now();
         let image_ref = self.pull_with_each(&pull).await?;
+        let took = started.elapsed();
         let image = self.service.image_status(pull.image).await;
-        Ok(Pulled { image_ref, image, took: started.elapsed() })
+        let size = image.as_ref().ok().and_then(Option::as_ref).map_or(0, |image| image.size);
+        metrics::IMAGE_PULL_DURATION.observe(&[metrics::image_size_label(size)], took.as_secs_f64());
+        Ok(Pulled { image_ref, image, took })
     }
 
     async fn pull_with_each(&self, pull: &Pull) -> Result<String, PullError> {

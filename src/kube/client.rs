@@ -15,6 +15,7 @@ use super::connections::Connections;
 use super::credentials::Credentials;
 use super::kubeconfig::{self, Access};
 use super::limit::LimitLayer;
+use super::measure::MeasureLayer;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -237,6 +238,7 @@ impl ApiServer {
             .option_layer(retry.map(RetryLayer::new))
             .layer(headers)
             .layer(LimitLayer::new(options.qps, options.burst))
+            .layer(MeasureLayer)
             .service(connections);
         Ok(::kube::Client::new(service, config.default_namespace))
     }

@@ -13,6 +13,8 @@ use super::cri;
 use super::cri::image_service_client::ImageServiceClient;
 use super::cri::runtime_service_client::RuntimeServiceClient;
 use super::error::RuntimeError;
+use super::operation::Operation;
+use crate::metrics::kubelet as metrics;
 
 /// Largest message that is taken from the runtime, bytes.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -133,6 +135,7 @@ impl RuntimeClient {
         }
         let sent = Box::pin(send(request));
         async move {
+            let mut operation = Operation::begin(rpc);
             let answer = match timeout {
                 Some(after) => match tokio::time::timeout(after, sent).await {
                     Ok(answer) => answer,
@@ -141,7 +144,10 @@ impl RuntimeClient {
                 None => sent.await,
             };
             match answer {
-                Ok(answer) => Ok(answer.into_inner()),
+                Ok(answer) => {
+                    operation.succeed();
+                    Ok(answer.into_inner())
+                }
                 Err(status) => Err(RuntimeError::from_status(rpc, endpoint, timeout, status)),
             }
         }
@@ -233,7 +239,13 @@ impl RuntimeClient {
         let message = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
         let timeout = Some(self.timeout * 2);
         let send = |mut c: RuntimeServiceClient<Channel>, m| async move { c.run_pod_sandbox(m).await };
-        let id = self.containers_within("RunPodSandbox", timeout, message, send).await?.pod_sandbox_id;
+        let began = tokio::time::Instant::now();
+        let made = self.containers_within("RunPodSandbox", timeout, message, send).await;
+        metrics::RUN_PODSANDBOX_DURATION.observe(&[runtime_handler], began.elapsed().as_secs_f64());
+        if made.is_err() {
+            metrics::RUN_PODSANDBOX_ERRORS.increment(&[runtime_handler]);
+        }
+        let id = made?.pod_sandbox_id;
         if id.is_empty() {
             return Err(malformed("RunPodSandbox", "the sandbox has no id"));
         }

@@ -15,6 +15,7 @@ mod events;
 mod image_client;
 pub mod labels;
 pub mod observer;
+mod operation;
 pub mod relist;
 mod snapshot;
 mod termination;

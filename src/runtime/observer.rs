@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::kubelet as metrics;
 use crate::model::observation::{ContainerObservation, ContainerState, PodObservation, SandboxObservation};
 use crate::model::pod::PodUid;
 use crate::model::{SignedDuration, clock};
@@ -184,6 +185,7 @@ impl Observer {
             tracker: Tracker::default(),
             dirty: DirtyPods::default(),
             next_relist: Instant::now(),
+            relist_began: Instant::now(),
             failing: false,
         };
         let mut relisting: Option<BoxFuture<'_, Result<Vec<RuntimePod>, RuntimeError>>> = None;
@@ -206,6 +208,7 @@ impl Observer {
                 signal = watch.events.next() => self.heard(&mut watch, signal),
                 // Cancel-safe: a timer.
                 () = tokio::time::sleep_until(watch.next_relist), if relisting.is_none() => {
+                    watch.relist_began = Instant::now();
                     relisting = Some(self.list_pods().boxed());
                 }
             }
@@ -214,6 +217,10 @@ impl Observer {
 
     fn relisted(&self, watch: &mut Watch, pods: Result<Vec<RuntimePod>, RuntimeError>) {
         let now = Instant::now();
+        metrics::PLEG_RELIST_DURATION.observe(&[], (now - watch.relist_began).as_secs_f64());
+        if let Some(last) = self.last_relist().filter(|_| pods.is_ok()) {
+            metrics::PLEG_RELIST_INTERVAL.observe(&[], (now - last).as_secs_f64());
+        }
         match pods {
             Ok(pods) => {
                 for uid in watch.tracker.update(&pods) {
@@ -278,6 +285,8 @@ struct Watch {
     tracker: Tracker,
     dirty: DirtyPods,
     next_relist: Instant,
+    /// When the relist under way, or the last one, began.
+    relist_began: Instant,
     failing: bool,
 }
 

@@ -14,8 +14,9 @@ use super::sandbox::make_directory;
 use super::{Executed, Executor, PodContext};
 use crate::kube::error::chain;
 use crate::kube::events::EventType;
+use crate::metrics::kubelet as metrics;
 use crate::model::field_ref::PodAddresses;
-use crate::model::pod;
+use crate::model::pod::{self, ContainerKind};
 use crate::pod::plan::{Failure, KillContainer, Outcome, StartContainer};
 use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
 use crate::runtime::translate::{
@@ -38,7 +39,16 @@ struct StartFiles {
 
 impl Executor {
     pub(super) async fn start_container(&self, context: &PodContext, start: &StartContainer) -> Executed {
+        let kind = match start.kind {
+            ContainerKind::Init => "init_container",
+            ContainerKind::Regular => "container",
+            ContainerKind::Ephemeral => "ephemeral_container",
+        };
+        metrics::STARTED_CONTAINERS.increment(&[kind]);
         let result = self.try_start_container(context, start).await;
+        if let Err(failure) = &result {
+            metrics::STARTED_CONTAINERS_ERRORS.increment(&[&failure.reason, kind]);
+        }
         if let Err(failure) = &result
             && !context.ending.is_cancelled()
         {

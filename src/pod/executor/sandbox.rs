@@ -10,6 +10,7 @@ use super::limits::{START_PATIENCE, STOP_PATIENCE, Turn};
 use super::{Executor, PodContext};
 use crate::kube::error::chain;
 use crate::kube::events::EventType;
+use crate::metrics::kubelet as metrics;
 use crate::model::pod;
 use crate::model::{SignedDuration, clock};
 use crate::pod::plan::Failure;
@@ -25,7 +26,11 @@ impl Executor {
             let retry_at = clock::now().checked_add(SignedDuration::from_secs(1)).ok();
             return Err(Failure { reason: "NetworkNotReady".into(), message, retry_at });
         }
+        metrics::STARTED_PODS.increment(&[]);
         let result = self.try_create_sandbox(context, attempt).await;
+        if result.is_err() {
+            metrics::STARTED_PODS_ERRORS.increment(&[]);
+        }
         if let Err(message) = &result
             && !context.ending.is_cancelled()
         {
