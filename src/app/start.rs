@@ -53,7 +53,7 @@ use crate::probe::{ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
 use crate::runtime::observer::{Observer, ObserverSettings};
-use crate::server::{HealthCheck, Server, ServerInputs};
+use crate::server::{ContainerInputs, HealthCheck, Server, ServerInputs};
 use crate::stats::StatsCollector;
 use crate::sys::machine::MachineReader;
 use crate::sys::mount::KernelMounts;
@@ -217,7 +217,8 @@ pub(super) async fn start(
         cgroups: cgroups.clone(),
         objects: objects.clone(),
     });
-    let figures = stats::collector(settings, &node_name, &facts, runtime, observer.clone(), cgroups, manager.pods());
+    let figures =
+        stats::collector(settings, &node_name, &facts, runtime.clone(), observer.clone(), cgroups, manager.pods());
     let (hint_sender, hints) = mpsc::channel(1024);
 
     let Some(api) = api else {
@@ -248,7 +249,7 @@ pub(super) async fn start(
     let signed_certificate =
         certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
     let served = Served { pods: pods_served, figures, signed_certificate };
-    serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, cancel).await?;
+    serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, &runtime, cancel).await?;
     if supervisor.is_watching() {
         let alive = supervisor.clone().keep_alive(sync_loop_check(observer), token());
         spawn(&mut tasks, "watchdog", alive);
@@ -382,6 +383,7 @@ async fn serve_https(
     node_name: &str,
     api: Option<&ApiServer>,
     served: Served,
+    runtime: &RuntimeClient,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     if !settings.configuration.enable_server {
@@ -401,6 +403,7 @@ async fn serve_https(
         health: health.clone(),
         pods: Some(pods.clone()),
         stats: Some(figures.clone()),
+        containers: Some(ContainerInputs { runtime, root_dir: &settings.flags.root_dir, gates: &settings.gates }),
     };
     let https = Server::https(inputs()).await?;
     info!(address = %https.address(), "serving the HTTPS API");

@@ -26,7 +26,7 @@ pub(super) fn value<'a>(map: &'a HashMap<String, String>, key: &str) -> Option<&
 }
 
 /// The selector of everything that belongs to a pod.
-pub(super) fn pod_selector(uid: &str) -> HashMap<String, String> {
+pub fn pod_selector(uid: &str) -> HashMap<String, String> {
     HashMap::from([(POD_UID.to_owned(), uid.to_owned())])
 }
 

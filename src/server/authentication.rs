@@ -13,6 +13,7 @@ use super::client_ca::{CertificateError, ClientAuthorities};
 use super::listener::Peer;
 use super::review::{Question, ReviewError, Reviews};
 use super::user::User;
+use super::websocket_token::{self, ProtocolTokenError};
 use crate::config::types::KubeletAuthentication;
 use crate::model::Timestamp;
 
@@ -39,6 +40,8 @@ pub(super) enum Unauthenticated {
     Certificate(#[from] CertificateError),
     #[error(transparent)]
     Review(#[from] ReviewError),
+    #[error(transparent)]
+    ProtocolToken(#[from] ProtocolTokenError),
     #[error("the token is not valid")]
     Token,
 }
@@ -96,10 +99,18 @@ impl Authenticator {
                 Err(error) => refused = Some(error.into()),
             }
         }
-        if let (Some(tokens), Some(token)) = (&self.tokens, bearer_token(headers)) {
-            match tokens.review(token).await {
-                Ok(user) => return Ok(user.authenticated()),
-                Err(error) => refused = Some(error),
+        if let Some(tokens) = &self.tokens {
+            let shown = [Ok(bearer_token(headers)), websocket_token::token(headers)];
+            for token in shown {
+                let reviewed = match token {
+                    Ok(None) => continue,
+                    Ok(Some(token)) => tokens.review(token).await,
+                    Err(error) => Err(error.into()),
+                };
+                match reviewed {
+                    Ok(user) => return Ok(user.authenticated()),
+                    Err(error) => refused = Some(error),
+                }
             }
         }
         match refused {

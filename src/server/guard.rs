@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::authentication::{Authenticator, Unauthenticated};
 use super::authorization::{Authorizer, verb};
 use super::listener::Peer;
-use super::text;
+use super::{text, websocket_token};
 use crate::model::clock;
 
 /// The door of the HTTPS port.
@@ -29,6 +29,7 @@ impl Guard {
         }
         // Nothing behind the door needs it.
         parts.headers.remove(AUTHORIZATION);
+        websocket_token::strip(&mut parts.headers);
         next.run(Request::from_parts(parts, body)).await
     }
 

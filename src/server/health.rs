@@ -24,6 +24,7 @@ impl Server {
             health,
             pods: None,
             stats: None,
+            containers: None,
             configz: bytes::Bytes::new(),
             debugging: false,
             profiling: false,

@@ -10,16 +10,19 @@ use tracing::warn;
 
 use super::authentication::Authenticator;
 use super::authorization::Authorizer;
+use super::authorization::duration;
 use super::client_ca::ClientAuthorities;
 use super::guard::Guard;
 use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
 use super::serving_certificate::CertificateSource;
+use super::streaming::Containers;
 use super::tls::{Protocol, TlsFiles};
 use super::{Endpoints, HealthCheck, PodLister, ServerError};
-use crate::config::{KubeletConfiguration, effective_value};
+use crate::config::{FeatureGates, Gate, KubeletConfiguration, effective_value};
 use crate::kube::certificates::CertificateHandle;
 use crate::model::clock;
+use crate::runtime::RuntimeClient;
 use crate::stats::StatsCollector;
 
 /// What the servers are made from.
@@ -40,6 +43,32 @@ pub struct ServerInputs<'a> {
     pub pods: Option<Arc<dyn PodLister>>,
     /// What the node uses; none if nothing reads it.
     pub stats: Option<StatsCollector>,
+    /// How their containers are reached; none if nothing can. Of no use without `pods`.
+    pub containers: Option<ContainerInputs<'a>>,
+}
+
+/// What the endpoints on containers need.
+#[derive(Clone, Copy)]
+pub struct ContainerInputs<'a> {
+    /// The container runtime.
+    pub runtime: &'a RuntimeClient,
+    /// `--root-dir`.
+    pub root_dir: &'a Path,
+    /// The feature gates.
+    pub gates: &'a FeatureGates,
+}
+
+impl ServerInputs<'_> {
+    fn containers(&self) -> Option<Containers> {
+        let (pods, inputs) = (self.pods.clone()?, self.containers?);
+        let checkpoints = inputs.gates.enabled(Gate::ContainerCheckpoint);
+        Some(Containers {
+            runtime: inputs.runtime.clone(),
+            pods,
+            idle: duration(self.configuration.streaming_connection_idle_timeout),
+            checkpoints: checkpoints.then(|| inputs.root_dir.join("checkpoints")),
+        })
+    }
 }
 
 impl Server {
@@ -54,6 +83,7 @@ impl Server {
     pub(super) async fn https_within(inputs: ServerInputs<'_>, limits: Limits) -> Result<Self, ServerError> {
         let configuration = inputs.configuration;
         let address = address(&configuration.address, configuration.port)?;
+        let containers = inputs.containers();
         let source = certificate_source(&inputs)?;
         let ca_file = Path::new(&configuration.authentication.x509.client_ca_file);
         let authorities =
@@ -79,6 +109,7 @@ impl Server {
             health: inputs.health,
             pods: inputs.pods,
             stats: inputs.stats,
+            containers,
             configz,
             debugging,
             profiling: configuration.enable_profiling_handler,
@@ -104,6 +135,7 @@ impl Server {
             health: inputs.health,
             pods: inputs.pods,
             stats: inputs.stats,
+            containers: None,
             configz: Bytes::new(),
             debugging: false,
             profiling: false,

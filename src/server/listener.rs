@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::ServerError;
+use super::connection::{Connection, Patience};
 use super::seats::{Seat, Seats};
 use super::stall::StallLimit;
 use super::tls::TlsFiles;
@@ -204,9 +205,13 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     cancel: &CancellationToken,
 ) -> Result<(), tower::BoxError> {
     let first = asked.clone();
+    let patience = Patience::new(limits.write_stall);
+    let handle = Connection::new(patience.clone());
+    let handed_on = handle.clone();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         first.cancel();
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(handed_on.clone());
         let router = router.clone();
         async move { router.oneshot(request.map(Body::new)).await.map_err(|never: Infallible| never) }
     });
@@ -214,7 +219,7 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
         .max_header_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(StallLimit::new(io, limits.write_stall)), service)
+        .serve_connection(TokioIo::new(StallLimit::new(io, patience)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let silent = async {
@@ -224,7 +229,10 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     };
     // Cancel-safe: the connection goes on in its own arm or is ended here.
     tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
+        ended = connection.as_mut() => {
+            ended?;
+            return upgraded(&handle, cancel).await;
+        }
         () = silent => return Err("the first request took too long".into()),
         () = cancel.cancelled() => {}
     }
@@ -233,4 +241,16 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         Ok(ended) => Ok(ended?),
         Err(_) => Err("cut off at the server's end".into()),
     }
+}
+
+/// Goes on with a connection that was upgraded. What is streamed has no end of its own to wait for: the server's cuts it off.
+async fn upgraded(handle: &Connection, cancel: &CancellationToken) -> Result<(), tower::BoxError> {
+    if let Some(next) = handle.take_next() {
+        // Cancel-safe: a stream that is given up ends both of its connections.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = next => {}
+        }
+    }
+    Ok(())
 }

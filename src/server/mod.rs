@@ -16,23 +16,29 @@
 mod authentication;
 mod authorization;
 mod client_ca;
+mod connection;
 mod figures;
 mod guard;
 mod health;
 mod https;
 mod listener;
 mod pods;
+mod query;
+mod relay;
 mod review;
 mod routes;
 mod seats;
 mod serving_certificate;
 mod stall;
 mod stamp;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod text;
 mod tls;
+mod upgrade;
 mod user;
+mod websocket_token;
 mod zpages;
 
 use std::net::SocketAddr;
@@ -44,7 +50,7 @@ pub use authentication::AuthenticationSetupError;
 pub use authorization::AuthorizationSetupError;
 pub use client_ca::{AuthoritiesError, CertificateError};
 pub use health::HealthCheck;
-pub use https::{ServerInputs, configz};
+pub use https::{ContainerInputs, ServerInputs, configz};
 pub use listener::Server;
 pub use pods::{PodLister, running_pod};
 pub use serving_certificate::ServingCertificateError;
@@ -59,6 +65,8 @@ pub struct Endpoints {
     pub pods: Option<std::sync::Arc<dyn PodLister>>,
     /// What the node uses; none if nothing reads it.
     pub stats: Option<crate::stats::StatsCollector>,
+    /// The pods' containers; none if nothing can reach them.
+    containers: Option<streaming::Containers>,
     /// The body of `/configz`.
     pub configz: Bytes,
     /// `enableDebuggingHandlers`.

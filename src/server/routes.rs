@@ -54,6 +54,23 @@ pub(super) enum Methods {
     Any,
     /// GET alone.
     Get,
+    /// POST alone.
+    Post,
+    /// GET and POST.
+    GetOrPost,
+}
+
+impl Methods {
+    /// What it must be instead, if a method is not taken.
+    fn refuse(self, method: &Method) -> Option<&'static str> {
+        let (taken, allowed) = match self {
+            Methods::Any => (true, ""),
+            Methods::Get => (method == Method::GET, "GET"),
+            Methods::Post => (method == Method::POST, "POST"),
+            Methods::GetOrPost => (method == Method::GET || method == Method::POST, "GET, POST"),
+        };
+        (!taken).then_some(allowed)
+    }
 }
 
 /// With which setting of `enableDebuggingHandlers` a path is served.
@@ -80,6 +97,11 @@ pub(super) enum Endpoint {
     Configz,
     Statusz,
     Profiling,
+    Exec,
+    Attach,
+    PortForward,
+    Run,
+    Checkpoint,
     DebuggingDisabled,
 }
 
@@ -104,6 +126,7 @@ const HEALTH: &[&str] = &["healthz", "proxy"];
 const PODS: &[&str] = &["pods", "proxy"];
 const CONFIGZ: &[&str] = &["configz", "proxy"];
 const LOG: &[&str] = &["log"];
+const CHECKPOINT: &[&str] = &["checkpoint"];
 const METRICS: &[&str] = &["metrics"];
 const STATS: &[&str] = &["stats"];
 const STATUSZ: &[&str] = &["statusz"];
@@ -151,6 +174,31 @@ pub(super) const ROUTES: &[Route] = &[
     debugging(&["/configz"], Methods::Any, CONFIGZ, Endpoint::Configz),
     debugging(&["/statusz"], Methods::Any, STATUSZ, Endpoint::Statusz),
     debugging(&["/debug/pprof/", "/debug/pprof/{*rest}"], Methods::Any, PROXY, Endpoint::Profiling),
+    debugging(
+        &["/exec/{namespace}/{pod}/{name}", "/exec/{namespace}/{pod}/{name}/{last}"],
+        Methods::GetOrPost,
+        PROXY,
+        Endpoint::Exec,
+    ),
+    debugging(
+        &["/attach/{namespace}/{pod}/{name}", "/attach/{namespace}/{pod}/{name}/{last}"],
+        Methods::GetOrPost,
+        PROXY,
+        Endpoint::Attach,
+    ),
+    debugging(
+        &["/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"],
+        Methods::GetOrPost,
+        PROXY,
+        Endpoint::PortForward,
+    ),
+    debugging(
+        &["/run/{namespace}/{pod}/{name}", "/run/{namespace}/{pod}/{name}/{last}"],
+        Methods::Post,
+        PROXY,
+        Endpoint::Run,
+    ),
+    debugging(&["/checkpoint/{namespace}/{pod}/{container}"], Methods::Post, CHECKPOINT, Endpoint::Checkpoint),
     disabled(&["/run/", "/run/{*rest}"], PROXY),
     disabled(&["/exec/", "/exec/{*rest}"], PROXY),
     disabled(&["/attach/", "/attach/{*rest}"], PROXY),
@@ -252,8 +300,8 @@ async fn limit_body(request: Request, next: Next) -> Response {
 }
 
 async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Request) -> Response {
-    if route.methods == Methods::Get && request.method() != Method::GET {
-        return text::method_not_allowed("GET");
+    if let Some(allowed) = route.methods.refuse(request.method()) {
+        return text::method_not_allowed(allowed);
     }
     match route.endpoint {
         Endpoint::Health => health::all(request.uri().query().unwrap_or_default(), &endpoints.health),
@@ -287,6 +335,16 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
         }
         Endpoint::Profiling => text::text(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
         Endpoint::Configz => text::json(endpoints.configz.clone()),
+        Endpoint::Exec | Endpoint::Attach | Endpoint::PortForward | Endpoint::Run | Endpoint::Checkpoint => {
+            let Some(containers) = &endpoints.containers else { return unknown_pods() };
+            match route.endpoint {
+                Endpoint::Exec => containers.exec(request).await,
+                Endpoint::Attach => containers.attach(request).await,
+                Endpoint::PortForward => containers.port_forward(request).await,
+                Endpoint::Run => containers.run(request).await,
+                _ => containers.checkpoint(request).await,
+            }
+        }
         Endpoint::DebuggingDisabled => text::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
     }
 }

@@ -3,22 +3,23 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use super::connection::Patience;
 
 /// Ends a connection with a timeout when nothing could be written to it for the limit. Reads are not watched: how long a
 /// request may take to come is a matter of the protocol above.
 pub(super) struct StallLimit<IO> {
     io: IO,
-    limit: Duration,
+    limit: Patience,
     /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> StallLimit<IO> {
-    pub(super) fn new(io: IO, limit: Duration) -> Self {
+    pub(super) fn new(io: IO, limit: Patience) -> Self {
         StallLimit { io, limit, timer: None }
     }
 
@@ -27,7 +28,7 @@ impl<IO> StallLimit<IO> {
             self.timer = None;
             return progress;
         }
-        let limit = self.limit;
+        let limit = self.limit.limit();
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
         ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read what it is sent")))
@@ -76,6 +77,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for StallLimit<IO> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -83,7 +86,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_given_up() {
         let (near, far) = tokio::io::duplex(16);
-        let mut near = StallLimit::new(near, Duration::from_secs(60));
+        let mut near = StallLimit::new(near, Patience::new(Duration::from_secs(60)));
         near.write_all(&[0; 16]).await.unwrap();
         let started = Instant::now();
         let error = near.write_all(&[0; 1]).await.unwrap_err();

@@ -105,6 +105,7 @@ impl Fixture {
             health: Arc::new(|| Ok(())),
             pods: Some(Arc::new(OnePod)),
             stats: None,
+            containers: None,
         };
         let server = Server::https_within(inputs, limits).await.unwrap();
         let (address, cancel, reviews) = (server.address(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
@@ -553,6 +554,7 @@ async fn until_the_cluster_has_signed_a_certificate_nobody_is_served() {
             client: Some(&client),
             health: Arc::new(|| Ok(())),
             pods: None,
+            containers: None,
             stats: None,
         };
         let server = Server::https(inputs).await.unwrap();
@@ -628,6 +630,7 @@ async fn settings_that_cannot_be_served_name_the_field() {
             health: Arc::new(|| Ok(())),
             pods: None,
             stats: None,
+            containers: None,
         };
         Server::https(inputs).await.err().map(|error| error.to_string()).unwrap_or_default()
     };

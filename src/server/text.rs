@@ -26,6 +26,11 @@ fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response {
     response
 }
 
+/// Found, with nothing to say.
+pub(super) fn empty() -> Response {
+    Response::new(Body::empty())
+}
+
 /// The same answer, after which the connection ends.
 pub(super) fn last(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

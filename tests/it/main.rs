@@ -8,3 +8,4 @@ mod layers;
 mod node;
 mod pods;
 mod runtime;
+mod server;

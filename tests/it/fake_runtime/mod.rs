@@ -18,6 +18,7 @@ mod model;
 mod pods;
 mod runtime_service;
 pub mod sample;
+mod streaming;
 mod transport;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 pub use faults::{Call, Gate};
+pub use streaming::StreamAnswer;
+
 pub use model::{Behaviour, ContainerView, ImageView, PullScript, SandboxView, Snapshot};
 
 use faults::Faults;
@@ -167,6 +170,29 @@ impl FakeRuntime {
     /// Removes a container behind the agent's back.
     pub fn lose_container(&self, id: &str) {
         self.shared.remove_container(id);
+    }
+
+    // Streams.
+
+    /// Serves the streams that `Exec`, `Attach` and `PortForward` promise.
+    pub async fn serve_streams(&self) {
+        let address = streaming::serve(&self.shared).await;
+        self.shared.model().stream_url = format!("http://{address}");
+    }
+
+    /// Says where streams are promised to be.
+    pub fn promise_streams(&self, url: &str) {
+        self.shared.model().stream_url = url.to_owned();
+    }
+
+    /// Says what the streaming server does from now on.
+    pub fn on_stream(&self, answer: StreamAnswer) {
+        self.shared.model().stream_answer = answer;
+    }
+
+    /// The heads of the requests for streams so far.
+    pub fn stream_requests(&self) -> Vec<String> {
+        self.shared.model().stream_requests.clone()
     }
 
     // Faults.

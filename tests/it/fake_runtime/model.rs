@@ -7,6 +7,8 @@ use ferrolet::model::clock;
 use ferrolet::runtime::{cri, labels};
 use tonic::Status;
 
+use super::streaming::StreamAnswer;
+
 /// What a container's process does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Behaviour {
@@ -89,6 +91,9 @@ pub(super) struct Model {
     pub runtime_ready: bool,
     pub network_ready: bool,
     pub pod_cidr: String,
+    pub stream_url: String,
+    pub stream_answer: StreamAnswer,
+    pub stream_requests: Vec<String>,
     made: u64,
     last_time: i64,
 }
@@ -107,6 +112,9 @@ impl Default for Model {
             runtime_ready: true,
             network_ready: true,
             pod_cidr: String::new(),
+            stream_url: "http://127.0.0.1:1".to_owned(),
+            stream_answer: StreamAnswer::default(),
+            stream_requests: Vec::new(),
             made: 0,
             last_time: 0,
         }

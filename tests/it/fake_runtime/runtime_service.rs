@@ -251,17 +251,20 @@ impl cri::runtime_service_server::RuntimeService for Pods {
 
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
         let call = self.0.enter("Exec", &request.into_inner().container_id).await?;
-        call.answer(Ok(cri::ExecResponse { url: "http://127.0.0.1:1/exec/token".to_owned() }))
+        let url = format!("{}/exec/token", self.0.model().stream_url);
+        call.answer(Ok(cri::ExecResponse { url }))
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
         let call = self.0.enter("Attach", &request.into_inner().container_id).await?;
-        call.answer(Ok(cri::AttachResponse { url: "http://127.0.0.1:1/attach/token".to_owned() }))
+        let url = format!("{}/attach/token", self.0.model().stream_url);
+        call.answer(Ok(cri::AttachResponse { url }))
     }
 
     async fn port_forward(&self, request: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
         let call = self.0.enter("PortForward", &request.into_inner().pod_sandbox_id).await?;
-        call.answer(Ok(cri::PortForwardResponse { url: "http://127.0.0.1:1/portforward/token".to_owned() }))
+        let url = format!("{}/portforward/token", self.0.model().stream_url);
+        call.answer(Ok(cri::PortForwardResponse { url }))
     }
 
     async fn container_stats(

@@ -1,0 +1,4 @@
+//! The HTTPS API on a fake runtime.
+
+mod fixture;
+mod streaming;
