@@ -116,6 +116,7 @@ pub const ACTED_ON_GATES: &[Gate] = &[
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletInUserNamespace,
     Gate::MemoryQoS,
+    Gate::PodLogsQuerySplitStreams,
 ];
 
 /// The settings that differ from their default and are not in the tables above.

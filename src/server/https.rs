@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
 use super::serving_certificate::CertificateSource;
-use super::streaming::Containers;
+use super::streaming::{Containers, LogSettings};
 use super::tls::{Protocol, TlsFiles};
 use super::{Endpoints, HealthCheck, PodLister, ServerError};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, effective_value};
@@ -24,6 +24,7 @@ use crate::kube::certificates::CertificateHandle;
 use crate::model::clock;
 use crate::runtime::RuntimeClient;
 use crate::stats::StatsCollector;
+use crate::sys::file_events::FileEvents;
 
 /// What the servers are made from.
 pub struct ServerInputs<'a> {
@@ -66,6 +67,11 @@ impl ServerInputs<'_> {
             runtime: inputs.runtime.clone(),
             pods,
             idle: duration(self.configuration.streaming_connection_idle_timeout),
+            logs: LogSettings {
+                root: self.configuration.pod_logs_dir.clone(),
+                split_streams: inputs.gates.enabled(Gate::PodLogsQuerySplitStreams),
+                events: FileEvents::default(),
+            },
             checkpoints: checkpoints.then(|| inputs.root_dir.join("checkpoints")),
         })
     }

@@ -22,6 +22,7 @@ mod guard;
 mod health;
 mod https;
 mod listener;
+mod logs;
 mod pods;
 mod query;
 mod relay;

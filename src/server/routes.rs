@@ -102,6 +102,7 @@ pub(super) enum Endpoint {
     PortForward,
     Run,
     Checkpoint,
+    ContainerLogs,
     DebuggingDisabled,
 }
 
@@ -198,6 +199,7 @@ pub(super) const ROUTES: &[Route] = &[
         PROXY,
         Endpoint::Run,
     ),
+    debugging(&["/containerLogs/{namespace}/{pod}/{container}"], Methods::Get, PROXY, Endpoint::ContainerLogs),
     debugging(&["/checkpoint/{namespace}/{pod}/{container}"], Methods::Post, CHECKPOINT, Endpoint::Checkpoint),
     disabled(&["/run/", "/run/{*rest}"], PROXY),
     disabled(&["/exec/", "/exec/{*rest}"], PROXY),
@@ -335,13 +337,19 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
         }
         Endpoint::Profiling => text::text(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
         Endpoint::Configz => text::json(endpoints.configz.clone()),
-        Endpoint::Exec | Endpoint::Attach | Endpoint::PortForward | Endpoint::Run | Endpoint::Checkpoint => {
+        Endpoint::Exec
+        | Endpoint::Attach
+        | Endpoint::PortForward
+        | Endpoint::Run
+        | Endpoint::Checkpoint
+        | Endpoint::ContainerLogs => {
             let Some(containers) = &endpoints.containers else { return unknown_pods() };
             match route.endpoint {
                 Endpoint::Exec => containers.exec(request).await,
                 Endpoint::Attach => containers.attach(request).await,
                 Endpoint::PortForward => containers.port_forward(request).await,
                 Endpoint::Run => containers.run(request).await,
+                Endpoint::ContainerLogs => containers.logs(request).await,
                 _ => containers.checkpoint(request).await,
             }
         }

@@ -20,6 +20,7 @@ use crate::model::pod;
 use crate::model::{Timestamp, clock};
 use crate::runtime::error::Code;
 use crate::runtime::{RuntimeClient, RuntimeError, cri, labels};
+use crate::sys::file_events::FileEvents;
 
 /// Wait that a client is told when the runtime has too many requests for streams: they are kept for a minute.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("60");
@@ -33,6 +34,17 @@ pub(super) struct Containers {
     pub idle: Duration,
     /// Where checkpoints are written; none if the gate `ContainerCheckpoint` is off.
     pub checkpoints: Option<PathBuf>,
+    pub logs: LogSettings,
+}
+
+/// How logs are read.
+#[derive(Clone)]
+pub(super) struct LogSettings {
+    /// `podLogsDir`.
+    pub root: String,
+    /// Whether one stream alone can be asked for: the gate `PodLogsQuerySplitStreams`.
+    pub split_streams: bool,
+    pub events: FileEvents,
 }
 
 /// Why a request is refused.

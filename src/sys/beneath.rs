@@ -181,6 +181,24 @@ impl Dir {
         Handle::of(openat2(&self.fd, Path::new(name.as_ref()), flags, BENEATH)?)
     }
 
+    /// Opens a regular file for reading; links are followed as long as they stay in this directory. Never waits for a writer.
+    ///
+    /// # Errors
+    /// As of [`Dir::resolve`]; `EINVAL` if it is no regular file.
+    pub fn read_file(&self, path: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat2(&self.fd, path, flags, BENEATH)?);
+        if !file.metadata()?.is_file() {
+            return Err(Errno::INVAL.into());
+        }
+        Ok(file)
+    }
+
+    /// A path that leads to this very directory for as long as it is open, for calls that take paths alone.
+    pub fn proc_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
     /// This directory as a handle.
     ///
     /// # Errors

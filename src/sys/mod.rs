@@ -5,6 +5,7 @@
 
 pub mod beneath;
 pub mod disk_usage;
+pub mod file_events;
 pub mod filesystem;
 pub mod local_time;
 pub mod machine;

@@ -9,4 +9,5 @@ mod images;
 mod lifecycle;
 mod node_object;
 mod stats;
+mod streams;
 mod volumes;

@@ -67,16 +67,30 @@ impl Fixture {
         runtime.add_image("busybox:1");
         runtime.serve_streams().await;
         let client = runtime.client();
-        let (_, container_id) = sample::run_pod(&client, UID, "app").await.unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join(format!("logs/default_pod-{UID}_{UID}"));
+        std::fs::create_dir_all(logs.join("app")).unwrap();
+        let sandbox = ferrolet::runtime::cri::PodSandboxConfig {
+            log_directory: logs.display().to_string(),
+            ..sample::sandbox(UID, 0)
+        };
+        let sandbox_id = client.run_pod_sandbox(sandbox.clone(), "").await.unwrap();
+        let container = sample::container(UID, "app", 0);
+        let container_id = client.create_container(&sandbox_id, container, sandbox).await.unwrap();
+        client.start_container(&container_id).await.unwrap();
         let mut configuration =
             KubeletConfiguration { address: "127.0.0.1".to_owned(), port: 0, ..KubeletConfiguration::default() };
+        configuration.pod_logs_dir = folder.path().join("logs").display().to_string();
         configuration.authentication.anonymous.enabled = true;
         configuration.authentication.webhook.enabled = false;
         configuration.authorization.mode = "AlwaysAllow".to_owned();
         let mut pod = serde_json::from_value(json!({
             "metadata": {"name": format!("pod-{UID}"), "namespace": "default", "uid": UID},
             "spec": {"containers": [{"name": "app", "image": "busybox:1"}, {"name": "ended", "image": "busybox:1"}]},
+            "status": {"containerStatuses": [{
+                "name": "app", "image": "busybox:1", "imageID": "", "ready": true, "restartCount": 0,
+                "containerID": format!("fake://{container_id}"), "state": {"running": {}},
+            }]},
         }))
         .unwrap();
         change(&mut configuration, &mut pod);
@@ -97,6 +111,11 @@ impl Fixture {
         let mut tasks = JoinSet::new();
         tasks.spawn(server.run(cancel.clone()));
         Fixture { runtime, container_id, folder, address, cancel, tasks }
+    }
+
+    /// The log file of the container `app`.
+    pub fn log(&self) -> std::path::PathBuf {
+        self.folder.path().join(format!("logs/default_pod-{UID}_{UID}/app/0.log"))
     }
 
     pub async fn connect(&self) -> TlsStream<TcpStream> {

@@ -1,4 +1,5 @@
 //! The HTTPS API on a fake runtime.
 
 mod fixture;
+mod logs;
 mod streaming;
