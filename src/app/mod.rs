@@ -12,6 +12,7 @@ mod logging;
 mod node_settings;
 mod process;
 mod start;
+mod static_pods;
 mod stats;
 mod supervisor;
 

@@ -9,9 +9,11 @@
 //! | node | runtime state, the Node | Node, lease, status |
 //! | pod source | watch of this node's pods | pod events |
 //! | observer | runtime events, relists | hints |
-//! | facts | the Node's addresses, the runtime's network | what plans and sandboxes need of them |
+//! | facts | the Node, the runtime's network | what plans, sandboxes and mirrors need of them |
 //! | probes | what plans want probed | results |
-//! | pods | pod events, hints, object changes | workers |
+//! | static pods, static pods by URL | manifests | static pods |
+//! | mirrors | static pods, their mirrors in the API | mirrors created and deleted |
+//! | pods | what the sources tell, hints, object changes | workers |
 //! | statuses | workers' statuses | status patches, deletions |
 //! | qos | the running pods' requests | values of the QoS cgroups |
 //! | health | connections | `ok` |
@@ -31,7 +33,7 @@ use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
 use super::supervisor::Supervisor;
-use super::{certificates, node_settings, process, stats};
+use super::{certificates, node_settings, process, static_pods, stats};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
@@ -47,7 +49,9 @@ use crate::model::{SignedDuration, go_duration::GoDuration};
 use crate::node::{NodeClients, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
 use crate::pod::executor::{Executor, ExecutorParts};
 use crate::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
+use crate::pod::mirror::{MirrorKeeper, NodeOwner};
 use crate::pod::plan::{self, BackoffPolicy};
+use crate::pod::source::Sources;
 use crate::pod::status_writer::StatusWriter;
 use crate::probe::{ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
@@ -184,7 +188,13 @@ pub(super) async fn start(
     });
     let (ips_sender, host_ips) = watch::channel(Vec::new());
     let (network_sender, network_problem) = watch::channel(None);
-    let senders = FactSenders { facts: facts_sender, host_ips: ips_sender, network_problem: network_sender };
+    let (owner_sender, node_owner) = watch::channel(None);
+    let senders = FactSenders {
+        facts: facts_sender,
+        host_ips: ips_sender,
+        network_problem: network_sender,
+        node_owner: owner_sender,
+    };
 
     let executor = Arc::new(Executor::new(ExecutorParts {
         runtime: runtime.clone(),
@@ -207,6 +217,7 @@ pub(super) async fn start(
         Arc::new(move || executor.is_busy())
     };
     let status_writer = api.as_ref().map(|api| StatusWriter::new(api.client.clone(), busy.clone()));
+    let (mirror_keeper, mirrors) = api.as_ref().map(|api| MirrorKeeper::new(api.client.clone(), node_owner)).unzip();
     let manager = PodManager::new(PodManagerParts {
         executor,
         status_writer: status_writer.clone(),
@@ -216,27 +227,38 @@ pub(super) async fn start(
         volumes,
         cgroups: cgroups.clone(),
         objects: objects.clone(),
+        mirrors,
     });
     let figures =
         stats::collector(settings, &node_name, &facts, runtime.clone(), observer.clone(), cgroups, manager.pods());
     let (hint_sender, hints) = mpsc::channel(1024);
 
-    let Some(api) = api else {
-        bail!("no --kubeconfig is given: a node without an API server is not supported yet");
-    };
-    let (source, pods) = PodSource::new(api.client.clone(), &node_name);
-    let inputs = PodManagerInputs { pods, hints, objects: Some(api.objects.changes()) };
+    let (source, pods) = api.as_ref().map(|api| PodSource::new(api.client.clone(), &node_name)).unzip();
+    let sources = static_pods::add(Sources::new(pods), configuration, &node_name, &mut tasks, cancel)?;
+    let objects = objects.map(|objects| objects.changes());
+    let inputs = PodManagerInputs { sources, hints, objects };
 
     let token = || cancel.child_token();
     if let Some(task) = event_task {
         spawn(&mut tasks, "events", task.behind(busy).run(token()));
     }
-    spawn(&mut tasks, "objects", api.objects.clone().run(token()));
-    spawn(&mut tasks, "services", api.services.run(token()));
+    let client = api.as_ref().map(|api| api.client.clone());
+    match api {
+        Some(api) => {
+            spawn(&mut tasks, "objects", api.objects.run(token()));
+            spawn(&mut tasks, "services", api.services.run(token()));
+        }
+        None => info!("no --kubeconfig is given: the node runs without an API server"),
+    }
     spawn(&mut tasks, "facts", follow_facts(node.node(), node.runtime_state(), senders, token()));
     let (node_token, served_node) = (token(), node.node());
     tasks.spawn(async move { ("node", node.run(node_token).await.map_err(Into::into)) });
-    spawn(&mut tasks, "pod source", source.run(token()));
+    if let Some(source) = source {
+        spawn(&mut tasks, "pod source", source.run(token()));
+    }
+    if let Some(keeper) = mirror_keeper {
+        spawn(&mut tasks, "mirrors", keeper.run(token()));
+    }
     let observer_token = token();
     let pods_served = Pods { list: manager.pods(), observer: observer.clone() };
     let running_observer = observer.clone();
@@ -247,7 +269,7 @@ pub(super) async fn start(
     spawn(&mut tasks, "probes", probes.run(token()));
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
     let signed_certificate =
-        certificates::serving_certificate(&mut tasks, settings, served_node, Some(&api.client), cancel);
+        certificates::serving_certificate(&mut tasks, settings, served_node, client.as_ref(), cancel);
     let served = Served { pods: pods_served, figures, signed_certificate };
     serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, &runtime, cancel).await?;
     if supervisor.is_watching() {
@@ -419,9 +441,10 @@ struct FactSenders {
     facts: watch::Sender<plan::NodeFacts>,
     host_ips: watch::Sender<Vec<String>>,
     network_problem: watch::Sender<Option<String>>,
+    node_owner: watch::Sender<Option<NodeOwner>>,
 }
 
-/// Passes on the Node's addresses and the state of the runtime's network.
+/// Passes on the Node's identity and addresses and the state of the runtime's network.
 async fn follow_facts(
     mut node: NodeHandle,
     mut runtime: RuntimeStateHandle,
@@ -439,6 +462,15 @@ async fn follow_facts(
         };
         senders.host_ips.send_if_modified(set);
         senders.facts.send_if_modified(|facts| set(&mut facts.host_ips));
+        let owner = node.current().and_then(|node| {
+            let (name, uid) = (node.metadata.name.clone()?, node.metadata.uid.clone()?);
+            Some(NodeOwner { name, uid, deleting: node.metadata.deletion_timestamp.is_some() })
+        });
+        senders.node_owner.send_if_modified(|current| {
+            let changed = *current != owner;
+            *current = owner;
+            changed
+        });
         let problem = runtime.network_error();
         senders.network_problem.send_if_modified(|current| {
             let changed = *current != problem;

@@ -47,8 +47,10 @@ pub const ACTED_ON: &[&str] = &[
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
+    "fileCheckFrequency",
     "healthzBindAddress",
     "healthzPort",
+    "httpCheckFrequency",
     "imageServiceEndpoint",
     "kubeAPIBurst",
     "kubeAPIQPS",
@@ -92,6 +94,9 @@ pub const ACTED_ON: &[&str] = &[
     "serializeImagePulls",
     "serverTLSBootstrap",
     "singleProcessOOMKill",
+    "staticPodPath",
+    "staticPodURL",
+    "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemReserved",
@@ -198,6 +203,7 @@ mod tests {
             max_parallel_image_pulls: Some(1),
             memory_throttling_factor: Some(0.8),
             single_process_oom_kill: Some(true),
+            static_pod_url: "http://localhost".to_owned(),
             tls_curve_preferences: vec![29],
             ..Default::default()
         };

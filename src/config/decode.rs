@@ -1,27 +1,19 @@
 //! From a file's text to a [`KubeletConfiguration`]: YAML or JSON, unknown and repeated fields found but borne, the zeros that
 //! the API reads as "not set" replaced by the defaults.
 
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer};
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
 use super::gates::{FeatureGates, Gate, GateError};
 use super::types::{API_VERSION, KIND, KubeletConfiguration};
+use crate::model::document::{DocumentError, one_line};
 use crate::model::go_duration::GoDuration;
 
 /// What is wrong with a configuration's text.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Nothing in it.
-    #[error("the file is empty")]
-    Empty,
     /// Neither YAML nor JSON.
-    #[error("neither YAML nor JSON: {problem}")]
-    Syntax {
-        /// What the parser says, in one line.
-        problem: String,
-    },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// Something else than a configuration.
     #[error(
         "apiVersion {api_version:?} and kind {kind:?} must be \"kubelet.config.k8s.io/v1beta1\" and \"KubeletConfiguration\""
@@ -46,45 +38,6 @@ pub enum DecodeError {
         /// All that is wrong.
         errors: Vec<GateError>,
     },
-}
-
-/// A file's content before it is given types.
-#[derive(Debug, Clone)]
-pub(super) struct Document {
-    pub(super) value: Value,
-    /// Fields given twice; the last one holds.
-    pub(super) repeated: Vec<String>,
-}
-
-/// Reads YAML or JSON. Of several YAML documents the first that holds something counts.
-pub(super) fn parse(text: &str) -> Result<Document, DecodeError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim().is_empty() {
-        return Err(DecodeError::Empty);
-    }
-    // JSON allows tabs where YAML does not, and its errors are clearer.
-    let json_error = if text.trim_start().starts_with('{') {
-        match serde_json::from_str::<Document>(text) {
-            Ok(document) => return Ok(document),
-            Err(error) => Some(error.to_string()),
-        }
-    } else {
-        None
-    };
-    let options = serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
-        with_snippet: false,
-    };
-    let documents = serde_saphyr::from_multiple_with_options::<Document>(text, options).map_err(|yaml_error| {
-        let problem = json_error.unwrap_or_else(|| yaml_error.to_string());
-        DecodeError::Syntax { problem: one_line(&problem) }
-    })?;
-    documents.into_iter().find(|document| !document.value.is_null()).ok_or(DecodeError::Empty)
-}
-
-/// A parser's message may span lines; an error of ours may not.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Holds a document to the configuration's `apiVersion` and `kind`.
@@ -205,74 +158,6 @@ fn without_nulls(value: Value) -> Value {
         }
         Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
         other => other,
-    }
-}
-
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DocumentVisitor)
-    }
-}
-
-struct DocumentVisitor;
-
-impl Document {
-    fn scalar(value: impl Into<Value>) -> Self {
-        Document { value: value.into(), repeated: Vec::new() }
-    }
-}
-
-impl<'de> de::Visitor<'de> for DocumentVisitor {
-    type Value = Document;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("fields, lists, text, numbers, true or false")
-    }
-    fn visit_unit<E: de::Error>(self) -> Result<Document, E> {
-        Ok(Document::scalar(Value::Null))
-    }
-    fn visit_none<E: de::Error>(self) -> Result<Document, E> {
-        Ok(Document::scalar(Value::Null))
-    }
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Document, D::Error> {
-        Document::deserialize(deserializer)
-    }
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Document, E> {
-        Ok(Document::scalar(value))
-    }
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Document, E> {
-        Ok(Document::scalar(value))
-    }
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Document, E> {
-        Ok(Document::scalar(value))
-    }
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Document, E> {
-        Ok(Document::scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
-    }
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Document, E> {
-        Ok(Document::scalar(value))
-    }
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Document, A::Error> {
-        let mut values = Vec::new();
-        let mut repeated = Vec::new();
-        while let Some(item) = items.next_element::<Document>()? {
-            let position = values.len();
-            repeated.extend(item.repeated.into_iter().map(|field| format!("{position}.{field}")));
-            values.push(item.value);
-        }
-        Ok(Document { value: Value::Array(values), repeated })
-    }
-    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Document, A::Error> {
-        let mut fields = Map::new();
-        let mut repeated = Vec::new();
-        while let Some(name) = entries.next_key::<String>()? {
-            let field = entries.next_value::<Document>()?;
-            repeated.extend(field.repeated.into_iter().map(|inner| format!("{name}.{inner}")));
-            if fields.insert(name.clone(), field.value).is_some() {
-                repeated.push(name);
-            }
-        }
-        Ok(Document { value: Value::Object(fields), repeated })
     }
 }
 

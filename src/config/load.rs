@@ -12,6 +12,7 @@ use super::flags::{self, CommandLine, Target};
 use super::gates::FeatureGates;
 use super::types::{KubeletConfiguration, default_eviction_hard};
 use super::{ConfigError, Invocation, Settings, acted_on, validation};
+use crate::model::document;
 
 /// Reads the command line, given without the program's name, and the files that it names.
 ///
@@ -98,7 +99,7 @@ fn load_file(
 ) -> Result<KubeletConfiguration, ConfigError> {
     let absolute = std::path::absolute(path).map_err(|source| unreadable(path, source))?;
     let fault = |source| ConfigError::File { path: absolute.clone(), source };
-    let document = decode::parse(&read(&absolute)?).map_err(fault)?;
+    let document = document::parse(&read(&absolute)?).map_err(DecodeError::from).map_err(fault)?;
     decode::check_kind(&document.value).map_err(fault)?;
     let decoded = decode::configuration(document.value, gates).map_err(fault)?;
     let Decoded { mut configuration, unknown, has_eviction_hard } = decoded;
@@ -131,7 +132,7 @@ fn merge_drop_ins(
         .map_err(|error| ConfigError::File { path: folder.to_owned(), source: as_field(&error) })?;
     for path in drop_ins(folder)? {
         let fault = |source| ConfigError::File { path: path.clone(), source };
-        let document = decode::parse(&read(&path)?).map_err(fault)?;
+        let document = document::parse(&read(&path)?).map_err(DecodeError::from).map_err(fault)?;
         decode::check_kind(&document.value).map_err(fault)?;
         // Each file is given types for itself first, so that a fault is found where it was made; only gates may need
         // what another file says.

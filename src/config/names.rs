@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::model::dns;
+
 /// Whether a text has the length, and only the characters: alphanumeric at both ends, also `-_.` between.
 fn is_name(text: &str, length: RangeInclusive<usize>) -> bool {
     let edge = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
@@ -12,25 +14,13 @@ fn is_name(text: &str, length: RangeInclusive<usize>) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Whether a text is a DNS subdomain (RFC 1123).
-fn is_dns_subdomain(text: &str) -> bool {
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        edge(bytes.first())
-            && edge(bytes.last())
-            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
-}
-
 /// A label or taint key: `[prefix/]name` (`validation.IsQualifiedName`).
 pub(super) fn check_qualified_name(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
-    if prefix.is_some_and(|prefix| !is_dns_subdomain(prefix)) {
+    if prefix.is_some_and(|prefix| !dns::is_subdomain(prefix)) {
         return Err(format!("the part of {key:?} before the / must be a DNS subdomain in lower case"));
     }
     if !is_name(name, 1..=63) {

@@ -77,6 +77,15 @@ impl PullPolicy {
             _ => PullPolicy::IfNotPresent,
         }
     }
+
+    /// The policy as the API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "Always",
+            PullPolicy::IfNotPresent => "IfNotPresent",
+            PullPolicy::Never => "Never",
+        }
+    }
 }
 
 /// An image that a container needs.

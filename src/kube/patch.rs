@@ -3,7 +3,7 @@
 //! Strategic merge patches, as the peer's: a list with a merge key (conditions by `type`, addresses by `ip`) is patched element
 //! by element, so that what another writer put there stays.
 
-use ::kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use ::kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use ::kube::{Api, Client};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod, PodStatus};
 use serde::Serialize;
@@ -178,6 +178,14 @@ pub async fn patch_node(client: &Client, name: &str, patch: &Value) -> Result<No
     let api = Api::<Node>::all(client.clone());
     let patched = api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     patched.map_err(|source| ApiError::new("patch", format!("node {name}"), source))
+}
+
+/// Creates a pod in the API.
+pub async fn create_pod(client: &Client, pod: &Pod) -> Result<Pod, ApiError> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (namespace, name) = (text(&pod.metadata.namespace), text(&pod.metadata.name));
+    let created = Api::<Pod>::namespaced(client.clone(), &namespace).create(&PostParams::default(), pod).await;
+    created.map_err(|source| ApiError::new("create", format!("pod {namespace}/{name}"), source))
 }
 
 /// Deletes a pod from the API, with its UID as the precondition. A pod that is gone already, or of which only the name is there

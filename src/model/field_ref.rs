@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::dns;
 use super::pod::spec;
 use super::quantity::{Amount, QuantityError};
 
@@ -205,15 +206,7 @@ fn is_label_key(key: &str) -> bool {
         && is_edge(bytes.first())
         && is_edge(bytes.last())
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b));
-    is_name && prefix.is_none_or(is_dns_subdomain)
-}
-
-fn is_dns_subdomain(text: &str) -> bool {
-    let is_label = |label: &str| {
-        let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !label.is_empty() && label.bytes().all(is_inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
+    is_name && prefix.is_none_or(dns::is_subdomain)
 }
 
 /// Labels or annotations as lines of `key="value"` in the order of their keys (`fieldpath.FormatMap`).

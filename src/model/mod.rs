@@ -1,10 +1,13 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
-//! sums, Linux resource values, hashes, observed container states, probe results, the clock.
+//! sums, Linux resource values, hashes, observed container states, probe results, YAML
+//! documents, the clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
 
 pub mod clock;
 pub mod container_resources;
+pub mod dns;
+pub mod document;
 pub mod field_ref;
 pub mod go_duration;
 pub mod hash;

@@ -67,7 +67,7 @@ impl NodeHandle {
         pod_cidrs(self.current()?.as_ref())
     }
 
-    /// Waits until the stored Node is another than when this handle last waited.
+    /// Waits until [`current_or_initial`](Self::current_or_initial) is another than when this handle last waited.
     pub async fn changed(&mut self) {
         // The sender lives in `shared`, which this handle keeps: it cannot be gone.
         if self.changes.changed().await.is_err() {
@@ -101,8 +101,10 @@ impl NodeHandle {
         self.shared.stored.send_if_modified(|stored| stored.take().is_some());
     }
 
+    /// Takes the Node that the agent would create. Whoever waits for a change is told, since it may stand for the stored one.
     pub(super) fn set_initial(&self, node: Node) {
         self.shared.initial.send_replace(Some(Arc::new(node)));
+        self.shared.stored.send_if_modified(|stored| stored.is_none());
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use super::source::Source;
 use super::status_writer::onto;
 use crate::kube::pods::PodEvent;
 use crate::model::clock;
@@ -27,6 +28,7 @@ struct State {
 }
 
 struct Listed {
+    source: Source,
     pod: Arc<Pod>,
     status: Option<Arc<PodStatus>>,
 }
@@ -44,14 +46,14 @@ impl Listed {
 }
 
 impl State {
-    fn insert(&mut self, pod: &Arc<Pod>) {
+    fn insert(&mut self, source: Source, pod: &Arc<Pod>) {
         let uid = PodKey::of(pod).uid;
         if pod::is_mirror(pod) {
             self.mirrors.insert(uid, pod.clone());
             return;
         }
         let status = self.pods.remove(&uid).and_then(|listed| listed.status);
-        self.pods.insert(uid, Listed { pod: pod.clone(), status });
+        self.pods.insert(uid, Listed { source, pod: pod.clone(), status });
     }
 }
 
@@ -77,10 +79,10 @@ impl PodList {
     }
 
     /// Takes in what a source told.
-    pub(super) fn note(&self, event: &PodEvent) {
+    pub(super) fn note(&self, source: Source, event: &PodEvent) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match event {
-            PodEvent::Applied(pod) => state.insert(pod),
+            PodEvent::Applied(pod) => state.insert(source, pod),
             PodEvent::Deleted(pod) => {
                 let uid = PodKey::of(pod).uid;
                 state.pods.remove(&uid);
@@ -88,9 +90,9 @@ impl PodList {
             }
             PodEvent::Synced(all) => {
                 let told: HashSet<PodUid> = all.iter().map(|pod| PodKey::of(pod).uid).collect();
-                state.pods.retain(|uid, _| told.contains(uid));
-                state.mirrors.retain(|uid, _| told.contains(uid));
-                all.iter().for_each(|pod| state.insert(pod));
+                state.pods.retain(|uid, listed| listed.source != source || told.contains(uid));
+                state.mirrors.retain(|uid, _| source != Source::Api || told.contains(uid));
+                all.iter().for_each(|pod| state.insert(source, pod));
                 state.known = true;
             }
         }
@@ -124,17 +126,17 @@ mod tests {
     fn the_workers_status_is_shown_as_soon_as_there_is_one() {
         let list = PodList::default();
         assert!(list.all().is_none(), "nothing is known yet");
-        list.note(&PodEvent::Synced(vec![pod("a", "u1", json!({}))]));
+        list.note(Source::Api, &PodEvent::Synced(vec![pod("a", "u1", json!({}))]));
         assert_eq!(phase_of(&list, "a", None).as_deref(), Some("Pending"));
         let running = Arc::new(PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() });
         list.set_status(&PodUid::from("u1"), &running);
         list.set_status(&PodUid::from("other"), &running);
         assert_eq!(phase_of(&list, "a", Some("u1")).as_deref(), Some("Running"));
         // A later state of the object leaves the worker's view.
-        list.note(&PodEvent::Applied(pod("a", "u1", json!({}))));
+        list.note(Source::Api, &PodEvent::Applied(pod("a", "u1", json!({}))));
         assert_eq!(phase_of(&list, "a", None).as_deref(), Some("Running"));
         assert_eq!(list.all().unwrap().len(), 1);
-        list.note(&PodEvent::Deleted(pod("a", "u1", json!({}))));
+        list.note(Source::Api, &PodEvent::Deleted(pod("a", "u1", json!({}))));
         assert_eq!(list.all().unwrap(), Vec::<Arc<Pod>>::new());
     }
 
@@ -142,11 +144,8 @@ mod tests {
     fn a_mirror_stands_for_its_static_pod() {
         let list = PodList::default();
         let mirror = pod("s-node", "api-uid", json!({"kubernetes.io/config.mirror": "h"}));
-        list.note(&PodEvent::Synced(vec![
-            mirror.clone(),
-            pod("s-node", "static-uid", json!({})),
-            pod("b", "u2", json!({})),
-        ]));
+        list.note(Source::File, &PodEvent::Synced(vec![pod("s-node", "static-uid", json!({}))]));
+        list.note(Source::Api, &PodEvent::Synced(vec![mirror.clone(), pod("b", "u2", json!({}))]));
         assert_eq!(list.all().unwrap().len(), 2, "the mirror is no pod of its own");
         for uid in [None, Some("api-uid"), Some("static-uid")] {
             let found = list.find("ns", "s-node", uid).unwrap();
@@ -155,7 +154,7 @@ mod tests {
         assert!(list.find("ns", "b", Some("api-uid")).is_none(), "another pod's mirror");
         assert!(list.find("ns", "s-node", Some("u2")).is_none());
         assert!(list.find("other", "b", None).is_none());
-        list.note(&PodEvent::Deleted(mirror));
+        list.note(Source::Api, &PodEvent::Deleted(mirror));
         assert!(list.find("ns", "s-node", Some("api-uid")).is_none());
     }
 }

@@ -1,12 +1,13 @@
 //! The pods of this node: one worker each, fed from the sources.
 //!
-//! Task: [`PodManager::run`]; inputs: pod events of the API source, hints of the runtime's observer, changes of ConfigMaps
-//! and Secrets, a slow timer; output: inputs of the workers; stops at its token, and with it the workers, whose pods go on.
+//! Task: [`PodManager::run`]; inputs: what the sources tell, hints of the runtime's observer, changes of ConfigMaps and
+//! Secrets, a slow timer; output: inputs of the workers, what mirrors must show; stops at its token, and with it the workers,
+//! whose pods go on.
 //!
 //! What the runtime, the disk or the cgroup tree holds of pods that no source knows is ended, once the sources have told all
-//! that they know.
+//! that they know. Static pods wait for no source but their own; of those with one name there is never more than one at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,20 +22,25 @@ use tracing::{error, info, warn};
 
 use super::executor::Executor;
 use super::list::PodList;
+use super::mirror::{MirrorInput, PodName, name_of};
 use super::plan::NodeFacts;
+use super::source::{Source, SourceEvent, Sources};
 use super::status_writer::StatusWriter;
 use super::worker::{Worker, WorkerHandle, WorkerInput, WorkerParts};
 use crate::cgroup::CgroupManager;
 use crate::kube::objects::{ObjectCache, ObjectChange};
-use crate::kube::pods::{PodEvent, PodEvents};
+use crate::kube::pods::PodEvent;
 use crate::model::observation::PodObservation;
-use crate::model::pod::{self, PodKey, PodUid};
+use crate::model::pod::{self, CONFIG_SOURCE_ANNOTATION, PodKey, PodUid};
 use crate::probe::ProbeManager;
 use crate::runtime::observer::Observer;
 use crate::volume::VolumeManager;
 
 /// How often left-overs of unknown pods are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
+
+/// How soon the runtime is asked again for what it holds while static pods wait for the answer.
+const SCAN_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the QoS cgroups' values may lag behind the pods.
 const QOS_DELAY: Duration = Duration::from_millis(500);
@@ -60,34 +66,48 @@ pub struct PodManagerParts {
     pub cgroups: CgroupManager,
     /// Watches what pods refer to; none without an API server.
     pub objects: Option<ObjectCache>,
+    /// Shows static pods in the API; none without an API server.
+    pub mirrors: Option<watch::Sender<MirrorInput>>,
 }
 
 /// What the manager listens to.
 pub struct PodManagerInputs {
-    /// The API source.
-    pub pods: PodEvents,
+    /// Where pods come from.
+    pub sources: Sources,
     /// Pods whose state in the runtime may have changed.
     pub hints: mpsc::Receiver<PodUid>,
     /// Changes of objects that pods refer to.
     pub objects: Option<broadcast::Receiver<ObjectChange>>,
 }
 
-/// Where a worker's pod comes from.
+/// Whether anything of a pod can be there already.
 #[derive(Clone, Copy, PartialEq)]
 enum Origin {
     /// From its source, for the first time.
     New,
     /// From its source; this agent or an earlier one has worked on it.
     Known,
-    /// From the node alone.
-    Orphan,
 }
 
 struct Entry {
     handle: WorkerHandle,
-    orphan: bool,
-    /// A pod of the same UID that came while an orphan's remains were still being ended.
-    successor: Option<Arc<Pod>>,
+    key: PodKey,
+    /// None for an orphan.
+    source: Option<Source>,
+    is_static: bool,
+    /// A pod of the same UID that came while the remains of the one before were still being ended.
+    successor: Option<(Source, Arc<Pod>)>,
+}
+
+impl Entry {
+    fn is_orphan(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// Whether the pod is meant to be on the node.
+    fn is_wanted(&self) -> bool {
+        !self.is_orphan() && !self.handle.input.borrow().removed
+    }
 }
 
 /// Starts, feeds and ends the workers.
@@ -97,13 +117,22 @@ pub struct PodManager {
     workers: HashMap<PodUid, Entry>,
     tasks: JoinSet<PodUid>,
     task_pods: HashMap<Id, PodUid>,
-    synced: bool,
+    /// The sources that have told all that they know.
+    ready: BTreeSet<Source>,
+    configured: BTreeSet<Source>,
+    /// What the runtime holds was looked at since a source was read.
+    scanned: bool,
+    /// Static pods that are not begun before what the runtime holds is known and another of their name has ended.
+    waiting: BTreeMap<PodName, (Source, Arc<Pod>)>,
+    /// The API's mirrors of static pods.
+    mirrors: BTreeMap<PodName, Arc<Pod>>,
+    /// Static pods that have ended for good since the agent started.
+    ended: BTreeSet<PodName>,
     /// When the QoS cgroups must follow the pods that have come or gone.
     qos_due: Option<Instant>,
     qos_fails: bool,
-    /// Static pods that are left alone were told of.
-    told_of_static: bool,
     scan_wanted: bool,
+    scan_retry: Option<Instant>,
 }
 
 impl PodManager {
@@ -115,11 +144,16 @@ impl PodManager {
             workers: HashMap::new(),
             tasks: JoinSet::new(),
             task_pods: HashMap::new(),
-            synced: false,
+            ready: BTreeSet::new(),
+            configured: BTreeSet::new(),
+            scanned: false,
+            waiting: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            ended: BTreeSet::new(),
             qos_due: None,
             qos_fails: false,
-            told_of_static: false,
             scan_wanted: false,
+            scan_retry: None,
         }
     }
 
@@ -133,7 +167,8 @@ impl PodManager {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A scan of the node under way: asking the runtime may take long, and pods must not wait for it.
-        let mut scan: Option<BoxFuture<'static, Vec<FoundPod>>> = None;
+        let mut scan: Option<BoxFuture<'static, Option<Vec<FoundPod>>>> = None;
+        self.configured.clone_from(inputs.sources.configured());
         loop {
             if scan.is_none() && self.scan_wanted {
                 self.scan_wanted = false;
@@ -142,7 +177,7 @@ impl PodManager {
             // Cancel-safe: channels and join_next_with_id lose nothing when another arm wins, a tick that is lost comes again.
             tokio::select! {
                 () = cancel.cancelled() => break,
-                Some(event) = inputs.pods.next() => self.note_pod_event(event, &cancel),
+                event = inputs.sources.next() => self.note_source_event(event, &cancel),
                 Some(uid) = inputs.hints.recv() => {
                     if let Some(entry) = self.workers.get(&uid) {
                         entry.handle.runtime_changed.notify_one();
@@ -151,10 +186,11 @@ impl PodManager {
                 change = next_change(&mut inputs.objects) => self.note_object_change(change),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_worker_end(ended, &cancel),
                 () = super::sleep_until(self.qos_due) => self.update_qos().await,
-                _ = housekeeping.tick() => self.scan_wanted = self.synced,
+                _ = housekeeping.tick() => self.scan_wanted = !self.ready.is_empty(),
+                () = super::sleep_until(self.scan_retry) => (self.scan_wanted, self.scan_retry) = (true, None),
                 found = scanned(&mut scan) => {
                     scan = None;
-                    self.end_orphans(found, &cancel);
+                    self.note_scan(found, &cancel);
                 }
             }
         }
@@ -169,7 +205,7 @@ impl PodManager {
 
     async fn update_qos(&mut self) {
         self.qos_due = None;
-        let running = self.workers.values().filter(|entry| !entry.orphan).map(|entry| entry.handle.input.borrow());
+        let running = self.workers.values().filter(|entry| !entry.is_orphan()).map(|entry| entry.handle.input.borrow());
         let active =
             |input: &WorkerInput| !input.removed && !pod::phase(&input.pod).is_some_and(pod::is_terminal_phase);
         let pods: Vec<Arc<Pod>> = running.filter(|input| active(input)).map(|input| input.pod.clone()).collect();
@@ -184,55 +220,134 @@ impl PodManager {
         }
     }
 
-    fn note_pod_event(&mut self, event: PodEvent, cancel: &CancellationToken) {
-        self.list.note(&event);
+    fn note_source_event(&mut self, told: SourceEvent, cancel: &CancellationToken) {
+        let SourceEvent { source, event, complete } = told;
+        self.list.note(source, &event);
         match event {
-            PodEvent::Applied(pod) => self.apply(pod, cancel),
+            PodEvent::Applied(pod) if pod::is_mirror(&pod) => self.note_mirror(name_of(&PodKey::of(&pod)), Some(pod)),
+            PodEvent::Deleted(pod) if pod::is_mirror(&pod) => self.note_mirror(name_of(&PodKey::of(&pod)), None),
+            PodEvent::Applied(pod) => self.apply(source, pod, cancel),
             PodEvent::Deleted(pod) => self.remove(&PodKey::of(&pod).uid, Some(pod)),
-            PodEvent::Synced(pods) => {
-                let known: HashSet<PodUid> = pods.iter().map(|pod| PodKey::of(pod).uid).collect();
-                let gone: Vec<PodUid> = self
-                    .workers
-                    .iter()
-                    .filter(|(uid, entry)| !entry.orphan && !known.contains(*uid))
-                    .map(|(uid, _)| uid.clone())
-                    .collect();
-                for uid in gone {
-                    self.remove(&uid, None);
-                }
-                for pod in pods {
-                    self.apply(pod, cancel);
-                }
-                if !self.synced {
-                    self.synced = true;
-                    self.scan_wanted = true;
-                }
-            }
+            PodEvent::Synced(pods) => self.note_all(source, pods, complete, cancel),
         }
     }
 
-    fn apply(&mut self, pod: Arc<Pod>, cancel: &CancellationToken) {
-        if pod::is_mirror(&pod) {
-            // It only shows a static pod, which runs under another UID.
-            return;
+    /// Takes all pods of a source.
+    fn note_all(&mut self, source: Source, pods: Vec<Arc<Pod>>, complete: bool, cancel: &CancellationToken) {
+        let (mirrors, pods): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| pod::is_mirror(pod));
+        let known: HashSet<PodUid> = pods.iter().map(|pod| PodKey::of(pod).uid).collect();
+        let gone = |(uid, entry): &(&PodUid, &Entry)| entry.source == Some(source) && !known.contains(*uid);
+        let gone: Vec<PodUid> = self.workers.iter().filter(gone).map(|(uid, _)| uid.clone()).collect();
+        for uid in gone {
+            self.remove(&uid, None);
         }
-        let uid = PodKey::of(&pod).uid;
-        match self.workers.get_mut(&uid) {
-            Some(entry) if entry.orphan || entry.handle.input.borrow().removed => entry.successor = Some(pod),
+        self.waiting.retain(|_, (from, pod)| *from != source || known.contains(&PodKey::of(pod).uid));
+        for pod in pods {
+            self.apply(source, pod, cancel);
+        }
+        if source == Source::Api {
+            let mirrors: BTreeMap<PodName, Arc<Pod>> =
+                mirrors.into_iter().map(|mirror| (name_of(&PodKey::of(&mirror)), mirror)).collect();
+            let gone: Vec<PodName> = self.mirrors.keys().filter(|name| !mirrors.contains_key(*name)).cloned().collect();
+            gone.into_iter().for_each(|name| self.note_mirror(name, None));
+            mirrors.into_iter().for_each(|(name, mirror)| self.note_mirror(name, Some(mirror)));
+        }
+        if complete && self.ready.insert(source) {
+            self.scan_wanted = true;
+        }
+        self.scan_wanted |= !self.scanned;
+        self.tell_mirrors();
+    }
+
+    /// Takes what the API has, or has no more, by the name of a static pod.
+    fn note_mirror(&mut self, name: PodName, mirror: Option<Arc<Pod>>) {
+        for entry in self.workers.values().filter(|entry| entry.is_static && name_of(&entry.key) == name) {
+            entry.handle.input.send_if_modified(|input| {
+                let changed = input.mirror != mirror;
+                input.mirror.clone_from(&mirror);
+                changed
+            });
+        }
+        match mirror {
+            Some(mirror) => self.mirrors.insert(name, mirror),
+            None => self.mirrors.remove(&name),
+        };
+        self.tell_mirrors();
+    }
+
+    /// Tells what the API must show of static pods.
+    fn tell_mirrors(&mut self) {
+        let Some(sender) = &self.parts.mirrors else { return };
+        let mut input = MirrorInput {
+            left: self.waiting.keys().cloned().collect(),
+            ended: self.ended.clone(),
+            mirrors: self.mirrors.clone(),
+            mirrors_known: self.ready.contains(&Source::Api),
+            static_pods_known: self.scanned && self.configured.iter().all(|source| self.ready.contains(source)),
+            ..MirrorInput::default()
+        };
+        for entry in self.workers.values().filter(|entry| entry.is_static) {
+            let name = name_of(&entry.key);
+            if entry.is_wanted() {
+                input.static_pods.insert(name, entry.handle.input.borrow().pod.clone());
+            } else {
+                input.left.insert(name);
+            }
+        }
+        sender.send_if_modified(|known| {
+            let changed = *known != input;
+            *known = input;
+            changed
+        });
+    }
+
+    fn apply(&mut self, source: Source, pod: Arc<Pod>, cancel: &CancellationToken) {
+        let key = PodKey::of(&pod);
+        let must_wait = source != Source::Api && (!self.scanned || self.is_name_taken(&key));
+        match self.workers.get_mut(&key.uid) {
+            Some(entry) if !entry.is_wanted() => entry.successor = Some((source, pod)),
             Some(entry) => {
                 if let Some(objects) = self.parts.objects.as_ref().filter(|_| needs_objects(&pod)) {
                     objects.register_pod(&pod);
                 }
                 entry.handle.input.send_if_modified(|input| {
-                    let changed = input.pod.metadata.resource_version != pod.metadata.resource_version;
+                    let changed = match source {
+                        Source::Api => input.pod.metadata.resource_version != pod.metadata.resource_version,
+                        Source::File | Source::Http => *input.pod != *pod,
+                    };
                     if changed {
                         input.pod = pod;
                     }
                     changed
                 });
             }
-            None => self.start(pod, Origin::New, cancel),
+            None if must_wait => {
+                self.waiting.insert(name_of(&key), (source, pod));
+            }
+            None => self.start(pod, Some((source, Origin::New)), cancel),
         }
+    }
+
+    /// Whether another pod of that name has yet to end.
+    fn is_name_taken(&self, key: &PodKey) -> bool {
+        let is_other =
+            |other: &PodKey| other.uid != key.uid && other.name == key.name && other.namespace == key.namespace;
+        self.workers.values().any(|entry| is_other(&entry.key))
+    }
+
+    /// Begins the static pods that no longer have to wait.
+    fn start_waiting(&mut self, cancel: &CancellationToken) {
+        if !self.scanned {
+            return;
+        }
+        let is_free = |(_, (_, pod)): &(&PodName, &(Source, Arc<Pod>))| !self.is_name_taken(&PodKey::of(pod));
+        let free: Vec<PodName> = self.waiting.iter().filter(is_free).map(|(name, _)| name.clone()).collect();
+        for name in free {
+            if let Some((source, pod)) = self.waiting.remove(&name) {
+                self.apply(source, pod, cancel);
+            }
+        }
+        self.tell_mirrors();
     }
 
     fn remove(&mut self, uid: &PodUid, last: Option<Arc<Pod>>) {
@@ -247,9 +362,15 @@ impl PodManager {
         });
     }
 
-    fn start(&mut self, pod: Arc<Pod>, origin: Origin, cancel: &CancellationToken) {
-        let orphan = origin == Origin::Orphan;
+    /// Starts a pod's worker; without a source it is an orphan's.
+    fn start(&mut self, pod: Arc<Pod>, from: Option<(Source, Origin)>, cancel: &CancellationToken) {
+        let orphan = from.is_none();
         let key = PodKey::of(&pod);
+        let name = name_of(&key);
+        let is_static = pod::is_static(&pod);
+        if is_static {
+            self.ended.remove(&name);
+        }
         self.schedule_qos();
         if let Some(objects) = self.parts.objects.as_ref().filter(|_| !orphan && needs_objects(&pod)) {
             objects.register_pod(&pod);
@@ -261,13 +382,16 @@ impl PodManager {
             list: self.list.clone(),
             probes: self.parts.probes.pod(&key),
             // The runtime holds nothing of a pod that this very agent is the first to hear of.
-            observed: (self.synced && origin == Origin::New).then(PodObservation::default),
+            observed: (from == Some((Source::Api, Origin::New)) && self.ready.contains(&Source::Api))
+                .then(PodObservation::default),
             orphan,
+            mirror: self.mirrors.get(&name).filter(|_| is_static).cloned(),
         };
         let (worker, handle) = Worker::new(pod, parts);
         let task = self.tasks.spawn(worker.run(cancel.child_token()));
         self.task_pods.insert(task.id(), key.uid.clone());
-        self.workers.insert(key.uid, Entry { handle, orphan, successor: None });
+        let source = from.map(|(source, _)| source);
+        self.workers.insert(key.uid.clone(), Entry { handle, key, source, is_static, successor: None });
     }
 
     fn note_worker_end(&mut self, ended: Result<(Id, PodUid), tokio::task::JoinError>, cancel: &CancellationToken) {
@@ -283,15 +407,21 @@ impl PodManager {
         if let Some(failure) = failure {
             let input: WorkerInput = entry.handle.input.borrow().clone();
             error!(pod = %PodKey::of(&input.pod), error = %failure, "a pod's worker ended abnormally; it is started again");
-            let origin = if entry.orphan || input.removed { Origin::Orphan } else { Origin::Known };
-            self.start(input.pod.clone(), origin, cancel);
+            let from = entry.source.filter(|_| !input.removed).map(|source| (source, Origin::Known));
+            self.start(input.pod.clone(), from, cancel);
             if let Some(restarted) = self.workers.get_mut(&uid) {
                 restarted.successor = entry.successor;
             }
             return;
         }
-        if let Some(pod) = entry.successor {
-            self.start(pod, Origin::Known, cancel);
+        if entry.is_static {
+            self.ended.insert(name_of(&entry.key));
+        }
+        if let Some((source, pod)) = entry.successor {
+            self.start(pod, Some((source, Origin::Known)), cancel);
+        }
+        if entry.is_static || !self.waiting.is_empty() {
+            self.start_waiting(cancel);
         }
     }
 
@@ -307,9 +437,9 @@ impl PodManager {
         }
     }
 
-    /// Looks for all that the node holds of pods: in the runtime, on the disk, in the cgroup tree. Empty if the runtime could
+    /// Looks for all that the node holds of pods: in the runtime, on the disk, in the cgroup tree. None if the runtime could
     /// not be asked.
-    fn scan(&self) -> BoxFuture<'static, Vec<FoundPod>> {
+    fn scan(&self) -> BoxFuture<'static, Option<Vec<FoundPod>>> {
         let (observer, volumes, cgroups) =
             (self.parts.observer.clone(), self.parts.volumes.clone(), self.parts.cgroups.clone());
         let executor = self.parts.executor.clone();
@@ -318,12 +448,13 @@ impl PodManager {
             match observer.list_pods().await {
                 Ok(pods) => {
                     for pod in pods {
-                        found.insert(pod.key.uid.clone(), FoundPod { key: pod.key, is_static: pod.is_static });
+                        let source = pod.source.as_deref().and_then(Source::by_name);
+                        found.insert(pod.key.uid.clone(), FoundPod { key: pod.key, source });
                     }
                 }
                 Err(error) => {
                     warn!(%error, "listing the runtime's pods failed; left-over pods are looked for later");
-                    return Vec::new();
+                    return None;
                 }
             }
             let mut uids = volumes.pods_on_disk().await;
@@ -334,35 +465,57 @@ impl PodManager {
             }
             for uid in uids {
                 let key = PodKey { namespace: String::new(), name: String::new(), uid: uid.clone() };
-                found.entry(uid).or_insert(FoundPod { key, is_static: false });
+                found.entry(uid).or_insert(FoundPod { key, source: None });
             }
-            found.into_values().collect()
+            Some(found.into_values().collect())
         })
+    }
+
+    fn note_scan(&mut self, found: Option<Vec<FoundPod>>, cancel: &CancellationToken) {
+        match found {
+            Some(found) => {
+                self.end_orphans(found, cancel);
+                self.scanned = true;
+                self.start_waiting(cancel);
+            }
+            None if !self.scanned => self.scan_retry = Some(Instant::now() + SCAN_RETRY),
+            None => {}
+        }
     }
 
     /// Ends what is left on the node of pods that no source knows.
     fn end_orphans(&mut self, found: Vec<FoundPod>, cancel: &CancellationToken) {
-        for FoundPod { key, is_static } in found {
-            if self.workers.contains_key(&key.uid) {
+        let is_waiting: HashSet<PodUid> = self.waiting.values().map(|(_, pod)| PodKey::of(pod).uid).collect();
+        for found in found {
+            if self.workers.contains_key(&found.key.uid)
+                || is_waiting.contains(&found.key.uid)
+                || !self.is_orphan(&found)
+            {
                 continue;
             }
-            if is_static {
-                // Only an agent that reads the node's manifests can tell whether it is still wanted.
-                if !self.told_of_static {
-                    self.told_of_static = true;
-                    warn!(pod = %key, "static pods are not supported yet: those that run are left alone");
-                }
-                continue;
-            }
+            let FoundPod { key, source } = found;
             info!(pod = %key, "ending what is left of a pod that is not known");
             let text = |text: String| (!text.is_empty()).then_some(text);
+            let source = source.map(|source| (CONFIG_SOURCE_ANNOTATION.to_owned(), source.name().to_owned()));
             let metadata = ObjectMeta {
                 uid: Some(key.uid.to_string()),
                 name: text(key.name),
                 namespace: text(key.namespace),
+                annotations: Some(source.into_iter().collect()),
                 ..ObjectMeta::default()
             };
-            self.start(Arc::new(Pod { metadata, ..Pod::default() }), Origin::Orphan, cancel);
+            self.start(Arc::new(Pod { metadata, ..Pod::default() }), None, cancel);
+        }
+    }
+
+    /// Whether no source can want a pod any more: its own has told all that it knows, or has another of its name.
+    fn is_orphan(&self, found: &FoundPod) -> bool {
+        match found.source.filter(|source| self.configured.contains(source)) {
+            Some(source) => {
+                let other = self.waiting.get(&name_of(&found.key)).filter(|_| source != Source::Api);
+                self.ready.contains(&source) || other.is_some_and(|(from, _)| *from == source)
+            }
+            None => self.configured.iter().all(|source| self.ready.contains(source)),
         }
     }
 }
@@ -370,10 +523,11 @@ impl PodManager {
 /// A pod that the node holds something of.
 struct FoundPod {
     key: PodKey,
-    is_static: bool,
+    /// Where it came from, if the runtime knows.
+    source: Option<Source>,
 }
 
-async fn scanned(scan: &mut Option<BoxFuture<'static, Vec<FoundPod>>>) -> Vec<FoundPod> {
+async fn scanned(scan: &mut Option<BoxFuture<'static, Option<Vec<FoundPod>>>>) -> Option<Vec<FoundPod>> {
     match scan {
         Some(scan) => scan.await,
         None => std::future::pending().await,

@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::executor::{Executed, Executor, PodContext};
 use super::list::PodList;
+use super::mirror;
 use super::plan::{self, Action, Failure, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
 use super::status_writer::{StatusUpdate, StatusWriter};
 use crate::model::clock;
@@ -38,6 +39,8 @@ pub(super) struct WorkerInput {
     pub pod: Arc<Pod>,
     /// The pod is gone from its source.
     pub removed: bool,
+    /// What the API has by the name of a static pod.
+    pub mirror: Option<Arc<Pod>>,
 }
 
 /// The manager's end of a worker.
@@ -68,6 +71,8 @@ pub(super) struct Worker {
     probes: PodProbes,
 
     pod: Arc<Pod>,
+    /// What the API has by the name of a static pod.
+    mirror: Option<Arc<Pod>>,
     memory: PodMemory,
     observed: Option<PodObservation>,
     /// Counts the ended actions that changed the runtime; an observation begun before the last of them is worthless.
@@ -100,6 +105,8 @@ pub(super) struct WorkerParts {
     pub observed: Option<PodObservation>,
     /// No source knows the pod.
     pub orphan: bool,
+    /// What the API has by the name of a static pod.
+    pub mirror: Option<Arc<Pod>>,
 }
 
 impl Worker {
@@ -107,7 +114,8 @@ impl Worker {
     pub fn new(pod: Arc<Pod>, parts: WorkerParts) -> (Self, WorkerHandle) {
         let now = clock::now();
         let memory = if parts.orphan { PodMemory::of_orphan(now) } else { PodMemory::new(&pod, now) };
-        let (sender, input) = watch::channel(WorkerInput { pod: pod.clone(), removed: parts.orphan });
+        let (sender, input) =
+            watch::channel(WorkerInput { pod: pod.clone(), removed: parts.orphan, mirror: parts.mirror.clone() });
         let runtime_changed = Arc::new(Notify::new());
         let references_changed = Arc::new(Notify::new());
         let handle = WorkerHandle {
@@ -126,6 +134,7 @@ impl Worker {
             list: parts.list,
             probes: parts.probes,
             pod,
+            mirror: parts.mirror,
             memory,
             stale: parts.observed.is_none(),
             observed: parts.observed,
@@ -169,6 +178,9 @@ impl Worker {
         self.tasks.abort_all();
         if let Some(writer) = &self.status_writer {
             writer.forget(&self.key.uid);
+            if let Some(mirror) = &self.mirror {
+                writer.forget(&PodKey::of(mirror).uid);
+            }
         }
         self.key.uid
     }
@@ -245,8 +257,18 @@ impl Worker {
         let published = Arc::new(status.clone());
         self.list.set_status(&self.key.uid, &published);
         self.published = Some((published, delete));
-        if let Some(writer) = self.status_writer.as_ref().filter(|_| !self.memory.removed) {
-            writer.publish(StatusUpdate { pod: self.pod.clone(), status: status.clone(), delete });
+        self.send_status();
+    }
+
+    /// Hands what was published last to the writer: to the pod's own object, or to the mirror that shows it.
+    fn send_status(&self) {
+        let (Some(writer), Some((status, delete))) = (&self.status_writer, &self.published) else { return };
+        if pod::is_static(&self.pod) {
+            let Some(mirror) = self.mirror.as_ref().filter(|mirror| mirror::shows(mirror, &self.pod)) else { return };
+            let status = mirror::status_for(mirror, status);
+            writer.publish(StatusUpdate { pod: mirror.clone(), status, delete: false });
+        } else if !self.memory.removed {
+            writer.publish(StatusUpdate { pod: self.pod.clone(), status: PodStatus::clone(status), delete: *delete });
         }
     }
 
@@ -312,13 +334,15 @@ impl Worker {
             self.memory.note_pod(&input.pod, Some(&self.pod), now);
         }
         self.pod = input.pod;
-        // The API may hold another status than the one that was published: let the writer compare again.
-        if let Some((status, delete)) = &self.published
-            && !self.memory.removed
-            && let Some(writer) = &self.status_writer
+        let uid = |mirror: &Arc<Pod>| PodKey::of(mirror).uid;
+        let before = std::mem::replace(&mut self.mirror, input.mirror);
+        if let (Some(before), Some(writer)) = (before.as_ref().map(uid), &self.status_writer)
+            && self.mirror.as_ref().map(uid).as_ref() != Some(&before)
         {
-            writer.publish(StatusUpdate { pod: self.pod.clone(), status: PodStatus::clone(status), delete: *delete });
+            writer.forget(&before);
         }
+        // The API may hold another status than the one that was published: let the writer compare again.
+        self.send_status();
     }
 
     fn note_ended(&mut self, ended: Result<(Id, Ended), tokio::task::JoinError>) {

@@ -15,8 +15,8 @@ use super::labels;
 pub struct RuntimePod {
     /// From the labels of the sandboxes and containers.
     pub key: PodKey,
-    /// It came from a file or URL of the node, not from the API (annotation `kubernetes.io/config.source`).
-    pub is_static: bool,
+    /// Where it came from, `api`, `file` or `http` (annotation `kubernetes.io/config.source`); none if its sandbox is gone.
+    pub source: Option<String>,
     /// Its sandboxes, newest first.
     pub sandboxes: Vec<ListedSandbox>,
     /// Its containers, newest first.
@@ -91,7 +91,7 @@ pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Contai
         let text = |key| labels::value(labels, key).unwrap_or_default().to_owned();
         pods.entry(uid.clone()).or_insert_with(|| RuntimePod {
             key: PodKey { namespace: text(labels::POD_NAMESPACE), name: text(labels::POD_NAME), uid: uid.clone() },
-            is_static: false,
+            source: None,
             sandboxes: Vec::new(),
             containers: Vec::new(),
         });
@@ -101,7 +101,9 @@ pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Contai
     let containers: Vec<_> = containers.into_iter().filter_map(|c| Some((pod_of(&c.labels)?, c))).collect();
     for (uid, s) in sandboxes {
         let Some(pod) = pods.get_mut(&uid) else { continue };
-        pod.is_static |= s.annotations.get(CONFIG_SOURCE_ANNOTATION).is_some_and(|source| source != "api");
+        if let Some(source) = s.annotations.get(CONFIG_SOURCE_ANNOTATION) {
+            pod.source.get_or_insert_with(|| source.clone());
+        }
         pod.sandboxes.push(ListedSandbox {
             attempt: s.metadata.as_ref().map_or(0, |m| m.attempt),
             created_at: clock::from_nanoseconds(s.created_at).unwrap_or(Timestamp::UNIX_EPOCH),

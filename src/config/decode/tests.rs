@@ -3,57 +3,10 @@ use std::collections::BTreeMap;
 use rstest::rstest;
 
 use super::*;
+use crate::model::document::parse;
 
 fn decoded(text: &str) -> Decoded {
     configuration(parse(text).unwrap().value, &BTreeMap::new()).unwrap()
-}
-
-#[test]
-fn yaml_and_json_are_the_same() {
-    let yaml = parse("a: 1\nb: [x, true, null, 1.5]\nc: {d: 10s}\n").unwrap();
-    let json = parse("\u{feff}\t{\"a\": 1,\n\t\"b\": [\"x\", true, null, 1.5], \"c\": {\"d\": \"10s\"}}").unwrap();
-    assert_eq!(yaml.value, json.value);
-    // YAML in braces that is no JSON.
-    assert_eq!(parse("{a: 1}").unwrap().value, serde_json::json!({"a": 1}));
-    // Booleans of YAML 1.1, which the peer's parser knows.
-    assert_eq!(parse("a: yes\nb: off\n").unwrap().value, serde_json::json!({"a": true, "b": false}));
-}
-
-#[test]
-fn of_several_documents_the_first_that_holds_something_counts() {
-    assert_eq!(parse("# note\n---\na: 1\n---\na: 2\n").unwrap().value, serde_json::json!({"a": 1}));
-    assert_eq!(parse("---\na: 1\n").unwrap().value, serde_json::json!({"a": 1}));
-}
-
-#[rstest]
-#[case("")]
-#[case(" \n")]
-#[case("# only a comment\n")]
-#[case("---\n")]
-fn nothing_is_a_fault(#[case] text: &str) {
-    assert!(matches!(parse(text), Err(DecodeError::Empty)), "{text:?}");
-}
-
-#[rstest]
-#[case("{\"a\": [}")]
-#[case("a: [1,\n")]
-#[case("a: b: c\n")]
-fn bad_syntax_is_told_in_one_line(#[case] text: &str) {
-    let error = parse(text).unwrap_err();
-    assert!(matches!(error, DecodeError::Syntax { .. }), "{error}");
-    assert!(!error.to_string().contains('\n'));
-}
-
-#[test]
-fn repeated_fields_are_found_and_the_last_holds() {
-    for text in [
-        "a: 1\na: 2\nb: {c: 1, c: 3}\nd: [{e: 1, e: 2}]\n",
-        r#"{"a": 1, "a": 2, "b": {"c": 1, "c": 3}, "d": [{"e": 1, "e": 2}]}"#,
-    ] {
-        let document = parse(text).unwrap();
-        assert_eq!(document.repeated, ["a", "b.c", "d.0.e"]);
-        assert_eq!(document.value, serde_json::json!({"a": 2, "b": {"c": 3}, "d": [{"e": 2}]}));
-    }
 }
 
 #[rstest]

@@ -100,7 +100,7 @@ fn the_effective_configuration_is_that_of_the_peer(#[case] name: &str, #[case] a
     let peers = fs::read_to_string(format!("{TESTDATA}/peer/{name}.yaml")).unwrap();
     let above = Path::new(TESTDATA).parent().unwrap().to_str().unwrap();
     let peers = peers.replace("@FOLDER@", TESTDATA).replace("@ABOVE@", above);
-    let peers = decode::parse(&peers).unwrap().value;
+    let peers = document::parse(&peers).unwrap().value;
     similar(&ours, &peers);
 }
 

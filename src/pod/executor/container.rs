@@ -160,7 +160,10 @@ impl Executor {
         let sources = self.env_sources(context, container).await;
         let services = match &self.parts.services {
             Some(services) => {
-                services.wait_synced().await;
+                // A static pod may be what the API server needs to come up.
+                if !pod::is_static(&context.pod) {
+                    services.wait_synced().await;
+                }
                 let own = services.in_namespace(&context.key.namespace);
                 let default =
                     if context.key.namespace == "default" { Vec::new() } else { services.in_namespace("default") };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -52,19 +52,30 @@ impl Agent {
 
     /// Starts an agent with extra flags and waits for nothing.
     pub async fn launch(kind: Kind, extra: &[&str]) -> Agent {
-        let cluster = PathBuf::from(variable("FERROLET_CLUSTER"));
+        let cluster = cluster_folder();
+        let kubeconfig = format!("--kubeconfig={}", cluster.join("kubelet.conf").display());
+        let flags: Vec<&str> = [kubeconfig.as_str()].iter().chain(extra).copied().collect();
+        Self::spawn(kind, &cluster.join("kubelet.yaml"), &flags)
+    }
+
+    /// Starts an agent that knows of no API server.
+    pub fn standalone(kind: Kind, config: &Path) -> Agent {
+        Self::spawn(kind, config, &[])
+    }
+
+    fn spawn(kind: Kind, config: &Path, flags: &[&str]) -> Agent {
+        let cluster = cluster_folder();
         let binary = match kind {
             Kind::Ferrolet => variable("FERROLET_BIN"),
             Kind::Peer => variable("FERROLET_PEER_BIN"),
         };
         let log = std::fs::OpenOptions::new().create(true).append(true).open(cluster.join("log/agent.log")).unwrap();
         let child = tokio::process::Command::new(binary)
-            .arg(format!("--config={}", cluster.join("kubelet.yaml").display()))
-            .arg(format!("--kubeconfig={}", cluster.join("kubelet.conf").display()))
+            .arg(format!("--config={}", config.display()))
             .arg(format!("--hostname-override={}", node_name()))
             .arg(format!("--node-ip={}", variable("FERROLET_NODE_IP")))
             .arg("-v=4")
-            .args(extra)
+            .args(flags)
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))
             .kill_on_drop(true)
@@ -76,6 +87,11 @@ impl Agent {
     /// Kills it with SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Waits until it ends by itself. Returns its exit code.
+    pub async fn end(mut self) -> Option<i32> {
+        tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await.unwrap().unwrap().code()
     }
 
     /// Ends it by SIGTERM. Returns how long it took and its exit code.
@@ -93,6 +109,11 @@ pub async fn component(verb: &str, name: &str) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component");
     let status = tokio::process::Command::new(script).args([verb, name]).status().await.unwrap();
     assert!(status.success(), "component {verb} {name}: {status}");
+}
+
+/// Where the cluster keeps its files.
+pub fn cluster_folder() -> PathBuf {
+    PathBuf::from(variable("FERROLET_CLUSTER"))
 }
 
 /// The node's name.

@@ -8,6 +8,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod node_object;
+mod static_pods;
 mod stats;
 mod streams;
 mod volumes;

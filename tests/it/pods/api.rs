@@ -255,6 +255,10 @@ impl State {
                 Reply::Watch(since)
             }
             ("GET", ["api", "v1", "pods"]) => self.list("PodList", self.pods.values().cloned().collect()),
+            ("POST", ["api", "v1", "namespaces", _, "pods"]) => {
+                let (code, answer) = self.create(body.clone());
+                Reply::Json(code, answer)
+            }
             ("GET", _) if is_watch => Reply::Silence,
             ("GET", ["api", "v1", "services"]) => self.list("ServiceList", Vec::new()),
             ("PATCH", ["api", "v1", "namespaces", _, "pods", name, "status"]) => {
@@ -274,6 +278,20 @@ impl State {
     fn list(&self, kind: &str, items: Vec<Value>) -> Reply {
         let metadata = json!({"resourceVersion": self.version.to_string()});
         Reply::Json(200, json!({"apiVersion": "v1", "kind": kind, "metadata": metadata, "items": items}))
+    }
+
+    /// Stores a new pod, with an identity of its own.
+    fn create(&mut self, mut pod: Value) -> (u16, Value) {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if self.pods.contains_key(&name) {
+            return (409, failure(409, "AlreadyExists", &format!("pods \"{name}\" already exists")));
+        }
+        pod["metadata"]["uid"] = format!("api-{}", self.version).into();
+        pod["metadata"]["generation"] = json!(1);
+        pod["status"] = json!({"phase": "Pending"});
+        self.pods.insert(name.clone(), pod);
+        self.changed("ADDED", &name);
+        (201, self.pods.get(&name).cloned().unwrap_or_default())
     }
 
     /// Gives the pod a new version and tells the watches.

@@ -12,4 +12,5 @@ mod lifecycle;
 mod outages;
 mod restarts;
 mod start_failures;
+mod static_pods;
 mod world;

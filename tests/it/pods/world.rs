@@ -12,8 +12,12 @@ use ferrolet::kube::pods::PodSource;
 use ferrolet::kube::services::ServiceCache;
 use ferrolet::model::pod::ContainerKind;
 use ferrolet::pod::executor::{Executor, ExecutorParts};
+use ferrolet::pod::list::PodList;
 use ferrolet::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
+use ferrolet::pod::mirror::{MirrorKeeper, NodeOwner};
 use ferrolet::pod::plan::{BackoffPolicy, NodeFacts};
+use ferrolet::pod::source::file::FileSource;
+use ferrolet::pod::source::{Source, Sources};
 use ferrolet::pod::status_writer::StatusWriter;
 use ferrolet::probe::{ProbeEvents, ProbeManager, ProbeManagerParts};
 use ferrolet::runtime::translate::NodeSettings;
@@ -59,11 +63,14 @@ pub struct World {
 
 /// The running agent. Dropped, it ends as by SIGKILL.
 pub struct Agent {
+    /// The pods as the agent shows them.
+    pub pods: PodList,
     tasks: JoinSet<()>,
     // Held, as the tasks that follow them would spin once they are gone.
     _facts: watch::Sender<NodeFacts>,
     _host_ips: watch::Sender<Vec<String>>,
     _network_problem: watch::Sender<Option<String>>,
+    _node_owner: watch::Sender<Option<NodeOwner>>,
 }
 
 impl Agent {
@@ -167,9 +174,22 @@ impl World {
         self.dir.path().join("logs")
     }
 
+    /// The folder of static pods, which is made by the first of them.
+    pub fn manifests(&self) -> PathBuf {
+        self.dir.path().join("manifests")
+    }
+
     /// Starts the agent, wired as the program does it.
     pub async fn agent(&self) -> Agent {
-        let client = self.api.client();
+        self.agent_with(Some(self.api.client())).await
+    }
+
+    /// Starts an agent that knows of no API server.
+    pub async fn standalone_agent(&self) -> Agent {
+        self.agent_with(None).await
+    }
+
+    async fn agent_with(&self, client: Option<kube::Client>) -> Agent {
         let runtime = self.runtime.client_with_timeout(self.request_timeout);
         let observer = Observer::new(runtime.clone(), ObserverSettings::default());
         let volumes = VolumeManager::new(self.root(), Arc::new(NoObjects), self.mounts.clone());
@@ -191,7 +211,7 @@ impl World {
             Arc::new(NoObjects),
             Arc::new(Events(self.events.clone())),
         );
-        let services = ServiceCache::new(client.clone());
+        let services = client.clone().map(ServiceCache::new);
         let node = NodeSettings {
             root_dir: self.root().display().to_string(),
             pod_logs_dir: self.logs().display().to_string(),
@@ -219,41 +239,59 @@ impl World {
             cgroups: cgroups.clone(),
             events: self.events.clone(),
             objects: None,
-            services: Some(services.clone()),
-            client: Some(client.clone()),
+            services: services.clone(),
+            client: client.clone(),
             node: Arc::new(node),
             host_ips,
             network_problem,
             resolv_conf: PathBuf::new(),
             parallel_calls: 4,
         }));
-        let busy = {
+        let busy: Arc<dyn Fn() -> bool + Send + Sync> = {
             let executor = executor.clone();
             Arc::new(move || executor.is_busy())
         };
-        let status_writer = StatusWriter::new(client.clone(), busy);
+        let status_writer = client.clone().map(|client| StatusWriter::new(client, busy));
+        let owner = NodeOwner { name: "node".to_owned(), uid: "node-uid".to_owned(), deleting: false };
+        let (owner_sender, owner) = watch::channel(Some(owner));
+        let (keeper, mirrors) = client.clone().map(|client| MirrorKeeper::new(client, owner)).unzip();
         let manager = PodManager::new(PodManagerParts {
             executor,
-            status_writer: Some(status_writer.clone()),
+            status_writer: status_writer.clone(),
             node: node_facts,
             probes: probes.clone(),
             observer: observer.clone(),
             volumes,
             cgroups,
             objects: None,
+            mirrors,
         });
-        let (source, pods) = PodSource::new(client, "node");
+        let (source, pods) = client.map(|client| PodSource::new(client, "node")).unzip();
+        let (files, static_pods) = FileSource::new(&self.manifests(), "node", Duration::from_secs(20));
+        let sources = Sources::new(pods).with(Source::File, static_pods);
+        let pods = manager.pods();
         let (hint_sender, hints) = mpsc::channel(64);
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(services.run(cancel.clone()));
-        tasks.spawn(source.run(cancel.clone()));
+        tasks.spawn(files.run(cancel.clone()));
+        if let (Some(services), Some(source), Some(writer), Some(keeper)) = (services, source, status_writer, keeper) {
+            tasks.spawn(services.run(cancel.clone()));
+            tasks.spawn(source.run(cancel.clone()));
+            tasks.spawn(writer.run(cancel.clone()));
+            tasks.spawn(keeper.run(cancel.clone()));
+        }
         let token = cancel.clone();
         tasks.spawn(async move { observer.run(hint_sender, token).await });
-        tasks.spawn(status_writer.run(cancel.clone()));
         tasks.spawn(probes.run(cancel.clone()));
-        tasks.spawn(manager.run(PodManagerInputs { pods, hints, objects: None }, cancel));
-        Agent { tasks, _facts: facts, _host_ips: host_ips_sender, _network_problem: problem_sender }
+        tasks.spawn(manager.run(PodManagerInputs { sources, hints, objects: None }, cancel));
+        Agent {
+            pods,
+            tasks,
+            _facts: facts,
+            _host_ips: host_ips_sender,
+            _network_problem: problem_sender,
+            _node_owner: owner_sender,
+        }
     }
 
     /// The calls so far for a pod that change something, as `RPC container`.
