@@ -43,10 +43,11 @@ enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Long {
     /// It goes to the client; whether its end is the end of what the container wrote as a line.
-    Shown {
-        partial: bool,
-    },
-    Dropped,
+    Shown { partial: bool },
+    /// It does not.
+    Hidden { partial: bool },
+    /// It is of no form, or of one that cannot be read in pieces.
+    PassedOver,
 }
 
 /// Turns lines over. Keeps what one line tells of the next; holds no bytes.
@@ -106,9 +107,10 @@ impl Lines {
         self.long = Some(match (self.format(input)?, Entry::cri(input)) {
             (Format::Cri, Some(entry)) => {
                 let shown = self.show(&entry, out);
-                if shown { Long::Shown { partial: entry.partial } } else { Long::Dropped }
+                let partial = entry.partial;
+                if shown { Long::Shown { partial } } else { Long::Hidden { partial } }
             }
-            _ => Long::Dropped,
+            _ => Long::PassedOver,
         });
         Ok(())
     }
@@ -133,9 +135,15 @@ impl Lines {
 
     fn end_long(&mut self, long: Long, line: &[u8], out: &mut Vec<u8>) {
         self.lines_left = self.lines_left.saturating_sub(1);
-        let Long::Shown { partial } = long else { return };
+        let (shown, partial) = match long {
+            Long::Shown { partial } => (true, partial),
+            Long::Hidden { partial } => (false, partial),
+            Long::PassedOver => return,
+        };
         let text = if partial { line.strip_suffix(b"\n").unwrap_or(line) } else { line };
-        self.send(text, out);
+        if shown {
+            self.send(text, out);
+        }
         self.is_new_line = text.ends_with(b"\n");
     }
 
