@@ -123,7 +123,10 @@ async fn a_busy_pod_is_seen_as_busy_and_as_the_kubelet_sees_it() {
         let (mine, theirs) = (number(mine, path), number(&theirs, path));
         assert!(mine <= theirs * factor && theirs <= mine * factor, "{path}: {mine}, the kubelet: {theirs}");
     }
-    assert_eq!(keys(mine), keys(&theirs));
+    // On cgroup v1 the kubelet leaves out containers' pressure and the pod's processes, which are known here.
+    let mine = keys(mine);
+    let missing: Vec<String> = keys(&theirs).into_iter().filter(|key| !mine.contains(key)).collect();
+    assert_eq!(missing, Vec::<String>::new());
     namespace.clean_up(&[uid]).await;
 }
 
