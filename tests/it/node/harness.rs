@@ -104,6 +104,17 @@ impl Agent {
     }
 }
 
+/// The next agent finds the ports free only when the process is gone, not when it was told to go.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Without an id it has been waited for already.
+        let Some(pid) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) else { return };
+        if self.child.start_kill().is_ok() {
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        }
+    }
+}
+
 /// `hack/component VERB NAME`: starts, stops or kills a part of the cluster.
 pub async fn component(verb: &str, name: &str) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component");
