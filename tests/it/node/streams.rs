@@ -99,7 +99,8 @@ async fn a_container_is_attached_to_and_a_port_forwarded() {
 async fn logs_are_shown_and_followed() {
     let _agent = Agent::start(Kind::Ferrolet).await;
     let namespace = TestNamespace::create("logs").await;
-    let script = "for i in 1 2 3; do echo line $i; done; echo err >&2; sleep 3; echo late; exit 3";
+    // The runtime reads the two streams apart from each other: what is written at the same time comes in any order.
+    let script = "for i in 1 2 3; do echo line $i; done; sleep 1; echo err >&2; sleep 2; echo late; exit 3";
     let pod = namespace.script("p", script, "OnFailure").await;
     namespace.wait_ready("p").await;
     // Ends with the container.
