@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use serde_json::{Value, json};
 
 use super::lru::{Digest, Digester, Lru};
+use crate::model::dns::is_subdomain;
 use crate::model::{SignedDuration, Timestamp, clock};
 
 /// Entries of each memory.
@@ -230,19 +231,7 @@ fn source(event: &Event) -> [&str; 2] {
 pub(super) fn event_name(object: &ObjectReference, now: Timestamp) -> String {
     let base = text(&object.name);
     let name = format!("{base}.{:x}", now.as_nanosecond());
-    if is_dns_subdomain(&name) {
-        name
-    } else {
-        format!("event.{:x}-{:08x}", now.as_nanosecond(), rand::random::<u32>())
-    }
-}
-
-fn is_dns_subdomain(name: &str) -> bool {
-    let good_label = |label: &str| {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        !label.is_empty() && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    name.len() <= 253 && name.split('.').all(good_label)
+    if is_subdomain(&name) { name } else { format!("event.{:x}-{:08x}", now.as_nanosecond(), rand::random::<u32>()) }
 }
 
 #[cfg(test)]
@@ -384,13 +373,13 @@ mod tests {
         let object = ObjectReference { name: Some(base.into()), ..ObjectReference::default() };
         let name = event_name(&object, at(0));
         assert_eq!(name == format!("{base}.18fae27693b40000"), kept, "{name}");
-        assert!(is_dns_subdomain(&name), "{name}");
+        assert!(is_subdomain(&name), "{name}");
     }
 
     #[test]
     fn a_long_name_is_cut_short() {
         let object = ObjectReference { name: Some("a".repeat(250)), ..ObjectReference::default() };
-        assert!(is_dns_subdomain(&event_name(&object, at(0))));
+        assert!(is_subdomain(&event_name(&object, at(0))));
     }
 
     #[test]

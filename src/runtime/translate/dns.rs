@@ -2,10 +2,10 @@
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
 
+use crate::model::dns::SUBDOMAIN_MAX;
 use crate::model::pod::{PodKey, is_host_network, spec};
 use crate::runtime::cri::DnsConfig;
 
-use super::hostname::SUBDOMAIN_MAX;
 use super::settings::NodeSettings;
 use super::warning::{Warning, WarningTarget};
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::{Container, HostAlias, Pod};
 
+use crate::model::dns::{SUBDOMAIN_MAX, is_label, is_subdomain};
 use crate::model::pod::{is_host_network, spec};
 
 use super::error::TranslateError;
@@ -14,8 +15,6 @@ pub const ETC_HOSTS: &str = "/etc/hosts";
 const HOSTNAME_MAX: usize = 63;
 /// The longest name that the kernel's `nodename` holds, bytes.
 const NODENAME_MAX: usize = 64;
-/// The longest DNS subdomain, bytes.
-pub(super) const SUBDOMAIN_MAX: usize = 253;
 
 /// A pod's name in DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,13 +157,7 @@ fn subdomain_fault(text: &str) -> Option<&'static str> {
     if text.len() > SUBDOMAIN_MAX {
         return Some("must be no more than 253 characters");
     }
-    let is_subdomain = text.split('.').all(is_label);
-    (!is_subdomain).then_some("only labels of a-z, 0-9 and '-', joined by '.', are allowed")
-}
-
-fn is_label(text: &str) -> bool {
-    let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !text.is_empty() && text.bytes().all(is_inner) && !text.starts_with('-') && !text.ends_with('-')
+    (!is_subdomain(text)).then_some("only labels of a-z, 0-9 and '-', joined by '.', are allowed")
 }
 
 #[cfg(test)]
