@@ -151,10 +151,10 @@ async fn a_restarted_runtime_is_found_again() {
     assert_eq!(*flips.lock().await, Vec::<String>::new());
     watch.abort();
     // What happens while the runtime is away is seen when it is back.
-    component("stop", "containerd").await;
+    let outage = Outage::begin("containerd").await;
     namespace.delete("p0", None).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    component("start", "containerd").await;
+    outage.end().await;
     namespace.wait_gone("p0", 40).await;
     namespace.clean_up(&uids).await;
 }

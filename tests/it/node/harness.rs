@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ferrolet::runtime::client::{ClientSettings, RuntimeClient};
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -37,14 +38,23 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent and waits until its node is Ready by its word.
+    /// Starts an agent and waits until its node is Ready by its word: a Ready that an earlier agent left does not count.
     pub async fn start(kind: Kind) -> Agent {
+        let nodes: Api<Node> = Api::all(client().await);
+        let ready = async || {
+            let status = nodes.get_opt(&node_name()).await.unwrap()?.status?;
+            let ready = status.conditions?.into_iter().find(|condition| condition.type_ == "Ready")?;
+            Some((ready.status, ready.last_heartbeat_time?.0))
+        };
+        let left = ready().await.map(|(_, heartbeat)| heartbeat);
+        // Heartbeats are whole seconds: the new agent's must fall into another one to be told apart.
+        if let Some(left) = left {
+            wait("the next second", 60, async || (Timestamp::now().as_second() > left.as_second()).then_some(())).await;
+        }
         let agent = Self::launch(kind, &[]).await;
-        let client = client().await;
         wait("the node to be Ready", 60, async || {
-            let node = Api::<Node>::all(client.clone()).get_opt(&node_name()).await.unwrap()?;
-            let ready = condition(&node, "Ready")?;
-            (ready == "True").then_some(())
+            let (status, heartbeat) = ready().await?;
+            (status == "True" && Some(heartbeat) != left).then_some(())
         })
         .await;
         agent
@@ -117,9 +127,40 @@ impl Drop for Agent {
 
 /// `hack/component VERB NAME`: starts, stops or kills a part of the cluster.
 pub async fn component(verb: &str, name: &str) {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component");
-    let status = tokio::process::Command::new(script).args([verb, name]).status().await.unwrap();
+    let status = tokio::process::Command::new(component_script()).args([verb, name]).status().await.unwrap();
     assert!(status.success(), "component {verb} {name}: {status}");
+}
+
+/// A part of the cluster that is stopped. It is started again when this is dropped, so that a failing test fails alone.
+pub struct Outage {
+    name: &'static str,
+    is_over: bool,
+}
+
+impl Outage {
+    /// Stops the part.
+    pub async fn begin(name: &'static str) -> Self {
+        component("stop", name).await;
+        Self { name, is_over: false }
+    }
+
+    /// Starts the part.
+    pub async fn end(mut self) {
+        self.is_over = true;
+        component("start", self.name).await;
+    }
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = std::process::Command::new(component_script()).args(["start", self.name]).status();
+        }
+    }
+}
+
+fn component_script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component")
 }
 
 /// Where the cluster keeps its files.

@@ -85,14 +85,14 @@ async fn ready_follows_the_runtime() {
     let _agent = Agent::start(Kind::Ferrolet).await;
     let nodes: Api<Node> = Api::all(client().await);
     let ready = async || condition(&nodes.get(&node_name()).await.unwrap(), "Ready");
-    component("stop", "containerd").await;
+    let outage = Outage::begin("containerd").await;
     wait("Ready to be False", 60, async || (ready().await.as_deref() == Some("False")).then_some(())).await;
     let node = nodes.get(&node_name()).await.unwrap();
     let conditions = node.status.unwrap().conditions.unwrap();
     let last = conditions.last().unwrap();
     assert_eq!(last.type_, "Ready");
     assert!(last.message.as_ref().unwrap().contains("container runtime is down"), "{last:?}");
-    component("start", "containerd").await;
+    outage.end().await;
     wait("Ready to be True", 30, async || (ready().await.as_deref() == Some("True")).then_some(())).await;
 }
 

@@ -85,11 +85,11 @@ async fn wait_mirror(pods: &Api<Pod>, name: &str, uid: &str) -> Pod {
 #[ignore = "needs a node: hack/test"]
 async fn a_static_pod_lives_with_and_without_the_api_server() {
     let cleanup = Cleanup("plain");
-    component("stop", "kube-apiserver").await;
+    let outage = Outage::begin("kube-apiserver").await;
     write("plain", "1");
     let agent = Agent::launch(Kind::Ferrolet, &[]).await;
     let first = wait_running("plain", None).await;
-    component("start", "kube-apiserver").await;
+    outage.end().await;
     let pods: Api<Pod> = Api::namespaced(client().await, "default");
     let mirror = wait_mirror(&pods, "plain", &first).await;
     let owner = &mirror.metadata.owner_references.as_ref().unwrap()[0];
