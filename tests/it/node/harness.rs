@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ferrolet::runtime::client::{ClientSettings, RuntimeClient};
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, Namespace, Node, Pod, ServiceAccount};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -49,7 +48,10 @@ impl Agent {
         let left = ready().await.map(|(_, heartbeat)| heartbeat);
         // Heartbeats are whole seconds: the new agent's must fall into another one to be told apart.
         if let Some(left) = left {
-            wait("the next second", 60, async || (Timestamp::now().as_second() > left.as_second()).then_some(())).await;
+            wait("the next second", 60, async || {
+                (ferrolet::model::clock::now().as_second() > left.as_second()).then_some(())
+            })
+            .await;
         }
         let agent = Self::launch(kind, &[]).await;
         wait("the node to be Ready", 60, async || {
