@@ -157,13 +157,17 @@ J
   import_images
 }
 
-# import_images: what is in the cache and the runtime does not have yet in this form; the test suites' images for tests only.
+# import_images: the images that FERROLET_IMAGES names, if the runtime does not have them yet in this form; unless it is set,
+# those that everyone needs, and inside hack/isolated those of the node tests, if they have been made.
 import_images() {
-  local archive mark archives=("$IMAGES"/{pause,busybox,nginx}.tar)
-  [[ -z ${FERROLET_ISOLATED:-} ]] || archives=("$IMAGES"/*.tar)
+  local archive mark name names=("${BASE_IMAGES[@]}")
+  [[ -z ${FERROLET_ISOLATED:-} ]] || names+=("${TEST_IMAGES[@]}")
+  # shellcheck disable=SC2206 # Several names in one variable.
+  [[ -z ${FERROLET_IMAGES+set} ]] || names=($FERROLET_IMAGES)
   mkdir -p "$CLUSTER/run/imported"
-  for archive in "${archives[@]}"; do
-    mark=$CLUSTER/run/imported/${archive##*/}
+  for name in "${names[@]}"; do
+    archive=$IMAGES/$name.tar mark=$CLUSTER/run/imported/$name.tar
+    [[ -e $archive || " ${TEST_IMAGES[*]} " != *" $name "* ]] || continue
     [[ -e $mark && $mark -nt $archive ]] && continue
     containers images import "$archive" >>"$CLUSTER/log/import.log" 2>&1 || die "import of $archive failed; see $CLUSTER/log/import.log"
     touch "$mark"

@@ -15,6 +15,11 @@ ETCD_VERSION=3.7.3
 CONTAINERD_VERSION=2.4.2
 RUNC_VERSION=1.5.2
 CARGO_DENY_VERSION=0.20.2
+# What `hack/up` needs, the node tests, and the upstream suite.
+# shellcheck disable=SC2034
+BASE_IMAGES=(pause busybox nginx)
+TEST_IMAGES=(agnhost)
+SUITE_IMAGES=(e2e-busybox nonewprivs nonroot perl ipc-utils)
 PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 GO_MINIMUM=1.26
 RUST_MINIMUM=1.95
