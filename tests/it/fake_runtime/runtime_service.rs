@@ -246,7 +246,9 @@ impl cri::runtime_service_server::RuntimeService for Pods {
         let call = self.0.enter("ExecSync", &request.container_id).await?;
         let exists = self.0.model().container(&request.container_id).map(drop);
         let stdout = request.cmd.join(" ").into_bytes();
-        call.answer(exists.map(|()| cri::ExecSyncResponse { stdout, stderr: Vec::new(), exit_code: 0 }))
+        // Every command succeeds but the one that never does.
+        let exit_code = i32::from(request.cmd.first().is_some_and(|program| program == "false"));
+        call.answer(exists.map(|()| cri::ExecSyncResponse { stdout, stderr: Vec::new(), exit_code }))
     }
 
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {

@@ -10,6 +10,7 @@ mod faults;
 mod hooks;
 mod lifecycle;
 mod outages;
+mod probes;
 mod restarts;
 mod start_failures;
 mod static_pods;
