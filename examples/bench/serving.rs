@@ -23,8 +23,10 @@ use crate::figures::Figures;
 const LIMIT: Duration = Duration::from_secs(300);
 /// The port of the probed and the forwarded server.
 const PORT: u16 = 8080;
-/// How often each path is scraped.
-const SCRAPES: usize = 10;
+/// How often each path is scraped, and how long after one scrape the next comes: long enough that none is answered with what
+/// an earlier one found.
+const SCRAPES: usize = 8;
+const BETWEEN_SCRAPES: Duration = Duration::from_secs(3);
 const SCRAPED: [(&str, &str); 4] = [
     ("summary", "/stats/summary"),
     ("metrics", "/metrics"),
@@ -145,7 +147,9 @@ impl Serving<'_> {
             .context("kubectl")?;
         let output = kubectl.stdout.take().context("kubectl has no output")?;
         let mut line = String::new();
-        timeout(LIMIT, BufReader::new(output).read_line(&mut line)).await??;
+        // Read from to the end: kubectl dies of its next line if nobody would read that.
+        let mut output = BufReader::new(output);
+        timeout(LIMIT, output.read_line(&mut line)).await??;
         // Forwarding from 127.0.0.1:PORT -> PORT
         let port = line.split(':').nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
         let port = port.with_context(|| format!("kubectl says {line:?}"))?;
@@ -180,7 +184,7 @@ impl Serving<'_> {
             let mut times = Vec::new();
             let mut size = 0;
             for _ in 0..SCRAPES {
-                sleep(Duration::from_secs(1)).await;
+                sleep(BETWEEN_SCRAPES).await;
                 let began = Instant::now();
                 size = self.read(path).await?.1;
                 times.push(began.elapsed());
@@ -195,13 +199,13 @@ impl Serving<'_> {
     }
 
     async fn probes(&self, figures: &mut Figures) -> Result<()> {
-        let serve = self.shell(&format!("httpd -f -p {PORT} -h /bin"));
+        let serve = self.shell(&format!("mkdir /w && echo ok > /w/ready && httpd -f -p {PORT} -h /w"));
         self.up("probed", self.load.pods, |index| {
             let mut container = serve.clone();
             container["readinessProbe"] = if index < self.load.exec_probes {
                 json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 5})
             } else {
-                json!({"httpGet": {"path": "/true", "port": PORT}, "periodSeconds": 1})
+                json!({"httpGet": {"path": "/ready", "port": PORT}, "periodSeconds": 1})
             };
             container
         })
@@ -234,7 +238,7 @@ impl Serving<'_> {
                 "metadata": {"name": format!("{name}-{index}"), "labels": {"bench": name}},
                 "spec": {
                     "nodeName": self.node.name,
-                    "terminationGracePeriodSeconds": 0,
+                    "terminationGracePeriodSeconds": 1,
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [container],
                 },
