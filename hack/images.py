@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -216,40 +217,56 @@ nobody:x:65534:65534:nobody:/home:/bin/false
 """
 GROUP = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nsys:x:3:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"
 
-# Applets that tests use and Debian's busybox lacks.
-MOUNTPOINT = """#!/bin/sh
-[ "$1" = -q ] && quiet=1 && shift
-while read -r _ _ _ _ at _; do
-  [ "$at" = "$1" ] && { [ -n "$quiet" ] || echo "$1 is a mountpoint"; exit 0; }
-done </proc/self/mountinfo
-[ -n "$quiet" ] || echo "$1 is not a mountpoint"
-exit 1
-"""
-PGREP = """#!/bin/sh
-case "$1" in -f|-x) shift;; esac
-status=1
-for p in /proc/[0-9]*; do
-  n=${p#/proc/}
-  [ "$n" != $$ ] && tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q -- "$1" && echo "$n" && status=0
-done
-exit $status
-"""
-PKILL = """#!/bin/sh
-signal=TERM
-case "$1" in -[A-Z0-9]*) signal=${1#-}; shift;; esac
-pids=$(pgrep "$@") && kill -$signal $pids
-"""
 # Not applets for a container, or ones that would end it.
 UNWANTED = {"busybox", "dpkg", "dpkg-deb", "rpm", "init", "linuxrc", "run-init", "poweroff", "reboot", "halt"}
 
 
+def busybox_program():
+    """Path of a static busybox with its own default configuration, built from Debian's source package.
+
+    The suites' images hold such a one. Debian's builds lack applets that the suites call (nmeter, pgrep), and their shell
+    prefers applets to what is on PATH and drops variables with names such as "data-1" from the environment."""
+    folder = os.path.join(CACHE, "busybox")
+    program = os.path.join(folder, "busybox")
+    if os.path.exists(program):
+        return program
+    print("build busybox", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(os.path.join(folder, "lists", "partial"))
+    with open("/etc/os-release") as file:
+        release = re.search(r"^VERSION_CODENAME=(\S+)", file.read(), re.M)[1]
+    sites = output("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages", "Component: main", text=True)
+    with open(os.path.join(folder, "sources.list"), "w") as file:
+        file.writelines(f"deb-src {site} main\n" for site in sorted(set(sites.splitlines())) if f" {release}" in site)
+    apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={folder}/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null",
+           "-o", f"Dir::State::Lists={folder}/lists", "-o", "APT::Sandbox::User=root"]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "source", "--download-only", "busybox"], check=True, cwd=folder)
+    archive, = (name for name in os.listdir(folder) if ".orig.tar." in name)
+    with tarfile.open(os.path.join(folder, archive)) as file:
+        file.extractall(folder)
+    source, = (entry.path for entry in os.scandir(folder) if entry.is_dir() and entry.name.startswith("busybox-"))
+    subprocess.run(["make", "-s", "defconfig"], check=True, cwd=source)
+    settings = os.path.join(source, ".config")
+    with open(settings) as file:
+        text = file.read()
+    # tc is written for older kernel headers than there are.
+    text = text.replace("# CONFIG_STATIC is not set", "CONFIG_STATIC=y").replace("CONFIG_TC=y", "# CONFIG_TC is not set")
+    with open(settings, "w") as file:
+        file.write(text)
+    subprocess.run(["make", "-s", "oldconfig"], check=True, cwd=source, input=b"\n" * 100)
+    subprocess.run(["make", "-s", f"-j{os.cpu_count()}", "busybox"], check=True, cwd=source)
+    os.replace(os.path.join(source, "busybox"), program)
+    shutil.rmtree(source)
+    return program
+
+
 def box(users="", groups=""):
-    layer = Layer().copy("bin/busybox", "/bin/busybox")
-    for applet in output("/bin/busybox", "--list", text=True).split():
+    program = busybox_program()
+    layer = Layer().copy("bin/busybox", program)
+    for applet in output(program, "--list", text=True).split():
         if applet not in UNWANTED:
             layer.link("bin/" + applet, "busybox")
-    for name, script in (("mountpoint", MOUNTPOINT), ("pgrep", PGREP), ("pkill", PKILL)):
-        layer.file("bin/" + name, script, 0o755)
     layer.file("etc/passwd", PASSWD + users).file("etc/group", GROUP + groups)
     layer.file("etc/shadow", "root:*:::::::\nnobody:*:::::::\n", 0o640)
     layer.file("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
@@ -268,10 +285,7 @@ def busybox():
 
 
 def e2e_busybox():
-    # Debian's busybox shell drops variables with names such as "data-1" from the environment; the one that the suite expects
-    # hands them on, and so does bash.
-    layer = box().drop("bin/sh").debian("bash").link("bin/sh", "bash")
-    return [E2E + "busybox:1.37.0-2", E2E + "busybox:1.36.1-1"], layer.archive(), {"Cmd": ["sh"]}
+    return [E2E + "busybox:1.37.0-2", E2E + "busybox:1.36.1-1"], box().archive(), {"Cmd": ["sh"]}
 
 
 def nginx():
@@ -294,10 +308,9 @@ http {
 def agnhost():
     layer = box("user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n",
                 "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n")
-    # Debian's busybox shell prefers its own applets to what is on PATH: the real tools need a real shell.
-    layer.drop(*("bin/" + name for name in ("sh", "ip", "nc", "nslookup", "nsenter", "unshare", "lsblk")))
+    layer.drop(*("bin/" + name for name in ("ip", "nc", "nslookup", "nsenter", "unshare", "lsblk")))
     layer.debian("bash", "bind9-dnsutils", "bind9-host", "curl", "netcat-openbsd", "iproute2", "iperf", "util-linux", "socat")
-    layer.link("bin/sh", "bash").link("bin/nc", "nc.openbsd").link("bin/ip", "/sbin/ip").link("usr/local/bin/iperf", "/usr/bin/iperf")
+    layer.link("bin/nc", "nc.openbsd").link("bin/ip", "/sbin/ip").link("usr/local/bin/iperf", "/usr/bin/iperf")
     layer.folders("home/user-defined-in-image", owner=(1000, 1000)).folders("uploads")
     modules = output("go", "env", "GOMODCACHE", text=True).strip()
     porter = os.path.join(modules, f"k8s.io/kubernetes@v{KUBERNETES}", "test/images/agnhost/porter")
@@ -350,8 +363,15 @@ def ipc_utils():
     return [E2E + "ipc-utils:1.4"], box().drop("bin/ipcs", "bin/ipcrm").debian("util-linux").archive(), {"Cmd": ["sh"]}
 
 
+def glibc_dns_testing():
+    # The real hostname, whose -f asks the resolver of the C library.
+    layer = box().drop(*("bin/" + name for name in ("hostname", "nslookup", "dnsdomainname")))
+    layer.debian("bash", "hostname", "libc-bin", "bind9-dnsutils", "bind9-host")
+    return [E2E + "glibc-dns-testing:2.1.1"], layer.archive(), {"Cmd": ["bash"]}
+
+
 RECIPES = {"pause": pause, "busybox": busybox, "e2e-busybox": e2e_busybox, "nginx": nginx, "agnhost": agnhost, "nonewprivs": nonewprivs, "nonroot": nonroot,
-           "perl": perl, "ipc-utils": ipc_utils, "etcd": control_plane("etcd", "3.7.0-0"),
+           "perl": perl, "ipc-utils": ipc_utils, "glibc-dns-testing": glibc_dns_testing, "etcd": control_plane("etcd", "3.7.0-0"),
            **{name: control_plane(name, "v" + KUBERNETES) for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")}}
 
 
