@@ -452,11 +452,12 @@ fn restarts(
     exit: &Exit,
 ) -> bool {
     let code = if kind == ContainerKind::Init && exit.code == 0 && !is_success(exit) { 1 } else { exit.code };
-    let stopped_for_that =
-        view.memory.container(&container.name).is_some_and(|m| m.restarted.as_ref() == Some(&latest.id));
-    stopped_for_that
-        || is_changed(container, latest)
-        || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+    is_stopped_to_restart(view, latest) || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+}
+
+/// Whether the instance was stopped to be started anew, whatever the restart policy says of its end.
+pub(super) fn is_stopped_to_restart(view: &View<'_>, instance: &ContainerObservation) -> bool {
+    view.memory.container(&instance.name).is_some_and(|m| m.restarted.as_ref() == Some(&instance.id))
 }
 
 fn restart_policy<'a>(view: &View<'a>, container: &'a Container) -> &'a str {

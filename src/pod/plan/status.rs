@@ -15,6 +15,7 @@ use super::phase::phase;
 use super::pod_resources;
 use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
+use super::running::is_stopped_to_restart;
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::clock::api_time;
 use crate::model::go_duration::GoDuration;
@@ -275,7 +276,11 @@ fn from_instance(
             ..ApiState::default()
         },
         ContainerState::Exited(exit) if was_cut_off(exit) => waiting(default_waiting(view), None),
-        ContainerState::Exited(exit) => terminated(view, instance, exit),
+        ContainerState::Exited(exit) => {
+            let replaced = is_replaced(view, kind, container, instance, exit);
+            let shown = if replaced { state_of_replaced(view, old) } else { None };
+            shown.unwrap_or_else(|| terminated(view, instance, exit))
+        }
         ContainerState::Created => waiting(default_waiting(view), None),
         ContainerState::Unknown => match old.and_then(|o| o.state.as_ref()).filter(|s| s.running.is_some()) {
             Some(_) => lost(LOST_AT_END),
@@ -301,6 +306,28 @@ fn from_instance(
             }),
         }),
         ..ContainerStatus::default()
+    }
+}
+
+/// Whether the instance ended because the next one is to be started, and its restart policy alone would leave it there.
+fn is_replaced(
+    view: &View<'_>,
+    kind: ContainerKind,
+    container: &Container,
+    instance: &ContainerObservation,
+    exit: &Exit,
+) -> bool {
+    let by_policy = should_restart(view.spec, container, exit.code, kind == ContainerKind::Init);
+    view.memory.termination.is_none() && !by_policy && is_stopped_to_restart(view, instance)
+}
+
+/// What is shown of one that is replaced: what was shown before. The API server lets no container leave an end after which its
+/// policy does not restart it, so that end, once published, would hide all that follows.
+fn state_of_replaced(view: &View<'_>, old: Option<&ContainerStatus>) -> Option<ApiState> {
+    match old.and_then(|old| old.state.as_ref()) {
+        Some(state) if state.terminated.is_some() => None,
+        Some(state) => Some(state.clone()),
+        None => Some(waiting(default_waiting(view), None)),
     }
 }
 
@@ -371,7 +398,8 @@ fn show_waiting(
     let is_init = kind == ContainerKind::Init;
     if let Some(exit) = exit {
         let code = if is_init && !is_success(exit) { exit.code.max(1) } else { exit.code };
-        if kind == ContainerKind::Ephemeral || !should_restart(view.spec, container, code, is_init) {
+        let replaced = latest.is_some_and(|latest| is_replaced(view, kind, container, latest, exit));
+        if kind == ContainerKind::Ephemeral || !(replaced || should_restart(view.spec, container, code, is_init)) {
             return;
         }
     }

@@ -357,17 +357,46 @@ fn a_vanished_container_counts_as_a_restart() {
 
 #[test]
 fn a_changed_image_restarts_the_container_even_if_the_pod_never_restarts() {
-    let mut pod = pod_of(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "new"}]}));
+    let pod = pod_of(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "new"}]}));
     let mut old = instance(&pod, "c", 0, running());
     old.hash = "another".into();
-    let memory = prepared(&pod);
+    let mut memory = prepared(&pod);
     let plan = plan_at(&pod, Some(&observation(vec![old.clone()])), &memory, at(5));
     let Action::KillContainer(kill) = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     assert_eq!(kill.message, "Container c definition changed, will be restarted");
+    memory.status = plan.status.clone().unwrap();
+    memory.note_started(&plan.actions[0], at(5));
     old.state = exited(0, 6);
-    pod.status = plan.status.clone();
-    let plan = plan_at(&pod, Some(&observation(vec![old])), &memory, at(6));
+
+    // Its end would be the last that the API server takes in of it.
+    let plan = plan_at(&pod, Some(&observation(vec![old.clone()])), &memory, at(6));
     assert_eq!(started(&plan), [("c", 1)]);
+    let shown = container(&plan, "c");
+    assert!(shown.state.as_ref().unwrap().running.is_some());
+    assert!(!shown.ready);
+    assert_eq!(plan.status.as_ref().unwrap().phase.as_deref(), Some("Running"));
+
+    let mut failed = memory.clone();
+    let pull = Action::PullImage { container: "c".into(), kind: ContainerKind::Regular, image: "new".into() };
+    failed.note_started(&pull, at(6));
+    failed.note_outcome(&pull, Err(Failure::new("ErrImagePull", "none")).into(), at(7));
+    let plan = plan_at(&pod, Some(&observation(vec![old.clone()])), &failed, at(7));
+    assert_eq!(waiting_reason(&plan).as_deref(), Some("ErrImagePull"));
+
+    let new = instance(&pod, "c", 1, running());
+    let plan = plan_at(&pod, Some(&observation(vec![new, old])), &memory, at(8));
+    let last = container(&plan, "c").last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.exit_code, container(&plan, "c").restart_count), (0, 1));
+}
+
+#[test]
+fn a_container_that_has_ended_for_good_does_not_start_again_for_another_image() {
+    let pod = pod_of(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "new"}, {"name": "d"}]}));
+    let mut old = instance(&pod, "c", 0, exited(0, 6));
+    old.hash = "another".into();
+    let plan = plan_at(&pod, Some(&observation(vec![old, instance(&pod, "d", 0, running())])), &prepared(&pod), at(7));
+    assert_eq!(started(&plan), []);
+    assert!(container(&plan, "c").state.as_ref().unwrap().terminated.is_some());
 }
 
 #[test]
