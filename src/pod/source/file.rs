@@ -1,8 +1,9 @@
 //! Static pods from manifests of this node (`staticPodPath`): a file, or the files of a folder whose names begin with no dot.
 //!
 //! The folder is watched. What is still being written is left until its writer has closed it; what cannot be read, or is no
-//! pod, is told of once, and the pod that the file held before goes on. A slow look (`fileCheckFrequency`) finds what the watch
-//! cannot see, such as a changed target of a link, and is all there is where nothing can be watched.
+//! pod, is told of once, and the pod that the file held before goes on. A file that was removed and put back is another one: its
+//! pod ends and starts anew. A slow look (`fileCheckFrequency`) finds what the watch cannot see, such as a changed target of a
+//! link, and is all there is where nothing can be watched.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -27,6 +28,8 @@ use crate::model::clock;
 const SETTLE: Duration = Duration::from_millis(500);
 /// The longest that a file is waited for which is written to all the time.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// How long a file that was removed is known as gone, whatever takes its place: its pod's end is seen before what follows.
+const GONE_FOR: Duration = Duration::from_millis(100);
 /// How soon a path that is not there, or that cannot be watched, is looked for again.
 const WATCH_RETRY: Duration = Duration::from_secs(1);
 
@@ -102,8 +105,17 @@ pub struct FileSource {
     fault: Option<String>,
 }
 
-/// Files that are being written to: since when, and until when they are waited for.
-type Settling = HashMap<OsString, (Instant, Instant)>;
+/// Files that are being written to or were removed, by name.
+type Settling = HashMap<OsString, Unsettled>;
+
+/// A file that is not to be read yet.
+struct Unsettled {
+    since: Instant,
+    /// It is read then, also if nobody closes it.
+    until: Instant,
+    /// It is not read before, also if it is closed.
+    earliest: Instant,
+}
 
 impl FileSource {
     /// A source that reads `path` (`staticPodPath`) for the node of that name, and again every `period`
@@ -134,14 +146,14 @@ impl FileSource {
                 if watcher.is_none() {
                     watcher = self.watch();
                 }
-                settling.retain(|_, (_, until)| *until > Instant::now());
+                settling.retain(|_, file| file.until > Instant::now());
                 let (waiting, changed): (HashSet<_>, _) = dirty.drain().partition(|name| settling.contains_key(name));
                 dirty = waiting;
                 let is_there = self.look(&settling, changed).await;
                 look_at = Instant::now()
                     + if is_there && watcher.is_some() { self.period } else { WATCH_RETRY.min(self.period) };
             }
-            let settled = settling.values().map(|(_, until)| *until).min();
+            let settled = settling.values().map(|file| file.until).min();
             let next = settled.map_or(look_at, |settled| settled.min(look_at));
             // Cancel-safe: the stream keeps what it has not given.
             let change = tokio::select! {
@@ -155,14 +167,28 @@ impl FileSource {
             match change {
                 Change::Writing(name) => {
                     let now = Instant::now();
-                    let (since, until) = settling.entry(name.clone()).or_insert((now, now));
-                    *until = (now + SETTLE).min(*since + SETTLE_MAX);
+                    let unsettled = Unsettled { since: now, until: now, earliest: now };
+                    let file = settling.entry(name.clone()).or_insert(unsettled);
+                    file.until = (now + SETTLE).min(file.since + SETTLE_MAX);
                     dirty.insert(name);
                 }
                 Change::Done(name) => {
-                    settling.remove(&name);
+                    let now = Instant::now();
+                    match settling.get_mut(&name).filter(|file| file.earliest > now) {
+                        Some(file) => file.until = file.earliest,
+                        None => {
+                            settling.remove(&name);
+                            look_at = now;
+                        }
+                    }
                     dirty.insert(name);
-                    look_at = Instant::now();
+                }
+                Change::Gone(name) => {
+                    let now = Instant::now();
+                    let until = now + GONE_FOR;
+                    self.forget(&name);
+                    settling.insert(name.clone(), Unsettled { since: now, until, earliest: until });
+                    dirty.insert(name);
                 }
                 Change::Lost => {
                     watcher = None;
@@ -251,6 +277,20 @@ impl FileSource {
                 }
             }
         }
+        self.publish();
+    }
+
+    /// A file is gone, whatever may have taken its place meanwhile.
+    fn forget(&mut self, name: &OsStr) {
+        let before = self.files.len();
+        self.files.retain(|path, _| path.file_name() != Some(name));
+        if self.files.len() != before {
+            self.publish();
+        }
+    }
+
+    /// Tells of the pods as they are known now, if that is new.
+    fn publish(&mut self) {
         let complete = self.files.values().all(|file| file.pod.is_some() || file.fault.is_none());
         let pods = self.files.values().filter_map(|file| file.pod.clone()).collect();
         let told = self.known.take(pods, clock::now());
@@ -277,8 +317,10 @@ impl FileSource {
 enum Change {
     /// A file is being written.
     Writing(OsString),
-    /// A file is complete, or gone.
+    /// A file is complete.
     Done(OsString),
+    /// A file was removed.
+    Gone(OsString),
     /// The watch has ended, or has missed something.
     Lost,
     /// Nothing of interest.
@@ -323,6 +365,7 @@ fn change(mask: EventMask, name: Option<OsString>, only: Option<&OsStr>) -> Chan
         () if mask.intersects(EventMask::CREATE | EventMask::MODIFY) && !mask.contains(EventMask::ISDIR) => {
             Change::Writing(name)
         }
+        () if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) => Change::Gone(name),
         () => Change::Done(name),
     }
 }

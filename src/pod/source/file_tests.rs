@@ -84,6 +84,27 @@ async fn a_folder_is_followed() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_put_back_as_it_was_holds_a_new_pod() {
+    let bench = Bench::new();
+    fs::write(bench.file("a.yaml"), manifest("a", "x:1")).unwrap();
+    let first = bench.until(&[("a-node", "x:1")]).await;
+    let (path, aside) = (bench.file("a.yaml"), bench.file(".aside"));
+    for how in ["written again", "moved away and back"] {
+        if how == "written again" {
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, manifest("a", "x:1")).unwrap();
+        } else {
+            fs::rename(&path, &aside).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+        bench.until(&[]).await;
+        let second = bench.until(&[("a-node", "x:1")]).await;
+        assert_eq!(first.pods[0].metadata.uid, second.pods[0].metadata.uid, "{how}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_leaves_the_pod_as_it_was() {
     let mut bench = Bench::new();
     fs::write(bench.file("a.yaml"), manifest("a", "x:1")).unwrap();
