@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::model::dns;
+use crate::model::{dns, sysctl};
 
 /// Whether a text has the length, and only the characters: alphanumeric at both ends, also `-_.` between.
 fn is_name(text: &str, length: RangeInclusive<usize>) -> bool {
@@ -97,25 +97,6 @@ pub(super) fn is_sysctl_name(name: &str) -> bool {
     name.len() <= 253 && name.split(['.', '/']).all(is_segment)
 }
 
-/// A sysctl's name with dots: the first separator tells which of the two stands between segments.
-pub(super) fn normalized_sysctl(name: &str) -> String {
-    match name.find(['.', '/']) {
-        Some(first) if name.as_bytes()[first] == b'/' => name
-            .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-        _ => name.to_owned(),
-    }
-}
-
 /// Whether a text is a sysctl's name, or a prefix of names followed by `*`.
 pub(super) fn is_sysctl_pattern(pattern: &str) -> bool {
     let Some(prefix) = pattern.strip_suffix('*') else { return is_sysctl_name(pattern) };
@@ -125,22 +106,8 @@ pub(super) fn is_sysctl_pattern(pattern: &str) -> bool {
 
 /// Whether a sysctl, or a pattern of some, is known to be of a namespace that pods have for themselves.
 pub(super) fn is_namespaced_sysctl(name: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "kernel.domainname",
-        "kernel.msg",
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shm",
-        "kernel.shm_rmid_forced",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-    ];
-    let name = normalized_sysctl(name);
-    let name = name.split('*').next().unwrap_or_default();
-    NAMES.contains(&name) || ["net.", "fs.mqueue.", "user."].iter().any(|prefix| name.starts_with(prefix))
+    let name = sysctl::normal_name(name);
+    sysctl::namespace_of(name.split('*').next().unwrap_or_default()).is_some()
 }
 
 #[cfg(test)]
@@ -193,7 +160,6 @@ mod tests {
     #[case("Net.x", false, false)]
     fn sysctls(#[case] name: &str, #[case] is_name: bool, #[case] is_namespaced: bool) {
         assert_eq!((is_sysctl_name(name), is_namespaced_sysctl(name)), (is_name, is_namespaced));
-        assert_eq!(normalized_sysctl("net/ipv4/conf/eth0.1/rp_filter"), "net.ipv4.conf.eth0/1.rp_filter");
     }
 
     #[rstest]

@@ -1,6 +1,6 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
-//! sums, Linux resource values, hashes, observed container states, probe results, YAML
-//! documents, the clock.
+//! sums, Linux resource values, hashes, sysctl names, observed container states, probe results, YAML documents, the
+//! clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
 
@@ -18,5 +18,6 @@ pub mod probe_results;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
+pub mod sysctl;
 
 pub use k8s_openapi::jiff::{SignedDuration, Timestamp};

@@ -9,6 +9,7 @@ use crate::config::load::clean;
 use crate::config::names;
 use crate::config::types::KubeletConfiguration;
 use crate::model::go_duration::GoDuration;
+use crate::model::sysctl;
 
 const SECOND: GoDuration = GoDuration::from_secs(1);
 
@@ -425,7 +426,7 @@ fn sysctls(faults: &mut Faults, c: &KubeletConfiguration, gates: &FeatureGates) 
             continue;
         }
         faults.require(names::is_namespaced_sysctl(name), "defaultPodSysctls", &shown, NOT_NAMESPACED);
-        if let Some(other) = seen.insert(names::normalized_sysctl(name), name) {
+        if let Some(other) = seen.insert(sysctl::normal_name(name), name) {
             faults.add("defaultPodSysctls", shown, format!("must not be the same sysctl as {other:?}"));
         }
     }

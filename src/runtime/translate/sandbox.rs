@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::model::container_resources::{sandbox_overhead, sandbox_resources};
 use crate::model::pod::{PodKey, is_host_network, spec};
+use crate::model::sysctl::{self, Namespace};
 use crate::runtime::cri::security_profile::ProfileType;
 use crate::runtime::cri::{
     Int64Value, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata, PortMapping,
@@ -143,45 +144,21 @@ fn port_mappings(container: &Container) -> Vec<PortMapping> {
 
 /// The node's sysctls for every pod, as far as the pod has the namespace they belong to, and the pod's own.
 fn sysctls(node: &NodeSettings, pod: &Pod) -> HashMap<String, String> {
-    let of_node = node.default_pod_sysctls.iter().map(|(name, value)| (normal_sysctl_name(name), value.clone()));
+    let of_node = node.default_pod_sysctls.iter().map(|(name, value)| (sysctl::normal_name(name), value.clone()));
     let mut sysctls: HashMap<_, _> = of_node.filter(|(name, _)| is_namespaced_in(pod, name)).collect();
     for sysctl in spec(pod).security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
-        sysctls.insert(normal_sysctl_name(&sysctl.name), sysctl.value.clone());
+        sysctls.insert(sysctl::normal_name(&sysctl.name), sysctl.value.clone());
     }
     sysctls
 }
 
 fn is_namespaced_in(pod: &Pod, name: &str) -> bool {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let spec = spec(pod);
-    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        return spec.host_ipc != Some(true);
-    }
-    if name.starts_with("user.") {
-        return spec.host_users == Some(false);
-    }
-    (name.starts_with("net.") || name == "kernel.domainname") && !is_host_network(spec)
-}
-
-/// A sysctl's name with dots between its parts. The one with slashes, `net/ipv4/conf/eth0.1/x`, has dots within a part.
-fn normal_sysctl_name(name: &str) -> String {
-    let swap = |c| match c {
-        '.' => '/',
-        '/' => '.',
-        _ => c,
-    };
-    match name.find(['.', '/']) {
-        Some(at) if name[at..].starts_with('/') => name.chars().map(swap).collect(),
-        _ => name.to_owned(),
+    match sysctl::namespace_of(name) {
+        Some(Namespace::Ipc) => spec.host_ipc != Some(true),
+        Some(Namespace::User) => spec.host_users == Some(false),
+        Some(Namespace::Net | Namespace::Uts) => !is_host_network(spec),
+        None => false,
     }
 }
 

@@ -254,16 +254,6 @@ fn ports_count_once() {
 }
 
 #[rstest]
-#[case("net.ipv4.ip_forward", "net.ipv4.ip_forward")]
-#[case("net/ipv4/conf/eno2.100/rp_filter", "net.ipv4.conf.eno2/100.rp_filter")]
-#[case("net.ipv4.conf.eno2/100.rp_filter", "net.ipv4.conf.eno2/100.rp_filter")]
-#[case("single", "single")]
-#[case("", "")]
-fn sysctl_names(#[case] name: &str, #[case] expected: &str) {
-    assert_eq!(normal_sysctl_name(name), expected);
-}
-
-#[rstest]
 #[case(json!({"containers": []}), &["fs.mqueue.x", "kernel.domainname", "kernel.sem", "net.a"])]
 #[case(json!({"containers": [], "hostNetwork": true}), &["fs.mqueue.x", "kernel.sem"])]
 #[case(json!({"containers": [], "hostIPC": true}), &["kernel.domainname", "net.a"])]
