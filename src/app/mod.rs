@@ -7,6 +7,7 @@
 //! dropped after [`SHUTDOWN_LIMIT`]. Pods go on.
 
 mod adapters;
+mod admission;
 mod certificates;
 mod logging;
 mod node_settings;

@@ -13,6 +13,7 @@
 //! | probes | what plans want probed | results |
 //! | static pods, static pods by URL | manifests | static pods |
 //! | mirrors | static pods, their mirrors in the API | mirrors created and deleted |
+//! | admission | the Node, what is said about it | what pods are judged by |
 //! | pods | what the sources tell, hints, object changes | workers |
 //! | statuses | workers' statuses | status patches, deletions |
 //! | qos | the running pods' requests | values of the QoS cgroups |
@@ -33,7 +34,7 @@ use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
 use super::supervisor::Supervisor;
-use super::{certificates, node_settings, process, static_pods, stats};
+use super::{admission, certificates, node_settings, process, static_pods, stats};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
@@ -176,6 +177,8 @@ pub(super) async fn start(
     let clients = api.as_ref().map(|api| NodeClients { main: api.client.clone(), heartbeat: api.heartbeat.clone() });
     let node_runtime = Arc::new(Runtime(runtime.clone()));
     let allocatable = node_settings::allocatable(&node_config, &facts);
+    let admission_settings = admission::settings(settings, &facts, &node_config.declared_features);
+    let (admission_sender, admission_facts) = watch::channel(admission::initial(admission_settings));
     let parts = NodeParts::new(node_config, facts.clone(), clients, node_runtime, relist_age, Arc::new(events));
     let node = NodeManager::new(parts);
     volumes.set_allocatable(allocatable.clone());
@@ -228,6 +231,8 @@ pub(super) async fn start(
         cgroups: cgroups.clone(),
         objects: objects.clone(),
         mirrors,
+        admission: admission_facts,
+        read_node: api.as_ref().map(|api| admission::node_reader(api.heartbeat.clone(), node_name.clone())),
     });
     let figures =
         stats::collector(settings, &node_name, &facts, runtime.clone(), observer.clone(), cgroups, manager.pods());
@@ -251,6 +256,8 @@ pub(super) async fn start(
         None => info!("no --kubeconfig is given: the node runs without an API server"),
     }
     spawn(&mut tasks, "facts", follow_facts(node.node(), node.runtime_state(), senders, token()));
+    let followed = admission::follow(node.node(), node.contributions(), admission_sender, token());
+    spawn(&mut tasks, "admission", followed);
     let (node_token, served_node) = (token(), node.node());
     tasks.spawn(async move { ("node", node.run(node_token).await.map_err(Into::into)) });
     if let Some(source) = source {

@@ -23,6 +23,7 @@ pub const ACTED_ON: &[&str] = &[
     "--runtime-cgroups",
     "--seccomp-default",
     "address",
+    "allowedUnsafeSysctls",
     "authentication",
     "authorization",
     "cgroupDriver",
@@ -121,7 +122,9 @@ pub const ACTED_ON_GATES: &[Gate] = &[
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletInUserNamespace,
     Gate::MemoryQoS,
+    Gate::PodLevelResources,
     Gate::PodLogsQuerySplitStreams,
+    Gate::TaintTolerationComparisonOperators,
 ];
 
 /// The settings that differ from their default and are not in the tables above.

@@ -164,6 +164,11 @@ pub fn has_pod_level_requests(spec: &PodSpec) -> bool {
     has_pod_level(spec, |r| r.requests.as_ref())
 }
 
+/// Whether a resource is not Kubernetes' own: it has a domain, which is not one of `kubernetes.io`.
+pub fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
+}
+
 /// One resource's exact amount in a list of the API; none if it is absent or no quantity.
 pub fn amount(list: Option<&ResourceList>, resource: &str) -> Option<Amount> {
     Amount::from_quantity(list?.get(resource)?).ok()

@@ -49,7 +49,7 @@ impl ContributionsHandle {
     }
 
     /// Waits until something else is said than when this handle last waited.
-    pub(super) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         // This handle keeps the sender: it cannot be gone.
         if self.receiver.changed().await.is_err() {
             std::future::pending::<()>().await;

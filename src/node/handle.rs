@@ -19,6 +19,8 @@ struct Shared {
     stored: watch::Sender<Option<Arc<Node>>>,
     /// What the agent would create.
     initial: watch::Sender<Option<Arc<Node>>>,
+    /// The API server has told whether it has the Node.
+    settled: watch::Sender<bool>,
 }
 
 /// The newest Node.
@@ -26,14 +28,16 @@ struct Shared {
 pub struct NodeHandle {
     shared: Arc<Shared>,
     changes: watch::Receiver<Option<Arc<Node>>>,
+    settling: watch::Receiver<bool>,
 }
 
 impl NodeHandle {
     /// A handle that knows no node yet.
     pub(super) fn new(name: &str) -> Self {
         let (stored, changes) = watch::channel(None);
-        let shared = Shared { name: name.to_owned(), stored, initial: watch::Sender::new(None) };
-        NodeHandle { shared: Arc::new(shared), changes }
+        let (settled, settling) = watch::channel(false);
+        let shared = Shared { name: name.to_owned(), stored, initial: watch::Sender::new(None), settled };
+        NodeHandle { shared: Arc::new(shared), changes, settling }
     }
 
     /// The node's name.
@@ -75,6 +79,21 @@ impl NodeHandle {
         }
     }
 
+    /// Whether the API server has told if it has the Node, so that [`Self::current_or_initial`] is no guess.
+    pub fn is_settled(&self) -> bool {
+        *self.shared.settled.borrow()
+    }
+
+    /// Waits until [`Self::current_or_initial`] or [`Self::is_settled`] may say something else than when this handle last
+    /// waited.
+    pub async fn known(&mut self) {
+        // Cancel-safe: both only tell that something is new. Their senders live in `shared`, which this handle keeps.
+        tokio::select! {
+            _ = self.changes.changed() => {}
+            _ = self.settling.changed() => {}
+        }
+    }
+
     /// Waits until the API server has the Node.
     pub async fn stored(&mut self) -> Arc<Node> {
         loop {
@@ -95,10 +114,16 @@ impl NodeHandle {
             }
             is_newer
         });
+        self.settle();
     }
 
     pub(super) fn deleted(&self) {
         self.shared.stored.send_if_modified(|stored| stored.take().is_some());
+        self.settle();
+    }
+
+    fn settle(&self) {
+        self.shared.settled.send_if_modified(|settled| !std::mem::replace(settled, true));
     }
 
     /// Takes the Node that the agent would create. Whoever waits for a change is told, since it may stand for the stored one.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::model::quantity::{self, Amount, Format, QuantityError};
+pub use crate::model::resources::is_extended;
 use crate::sys::machine::MachineFacts;
 
 use super::settings::{NodeFacts, NodeSettings};
@@ -248,11 +249,6 @@ pub(super) fn is_same_amount(one: &Quantity, other: &Quantity) -> bool {
 /// `hugepages-2Mi` and its likes.
 pub fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
-}
-
-/// A resource that is not Kubernetes' own: it has a domain, which is not one of `kubernetes.io`.
-pub fn is_extended(name: &str) -> bool {
-    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 
 #[cfg(test)]

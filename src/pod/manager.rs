@@ -7,6 +7,8 @@
 //! What the runtime, the disk or the cgroup tree holds of pods that no source knows is ended, once the sources have told all
 //! that they know. Static pods wait for no source but their own; of those with one name there is never more than one at a time.
 
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::judge::{Standing, Unjudged};
+use super::admission::{AdmissionFacts, Admitted, NodeView};
 use super::executor::Executor;
 use super::list::PodList;
 use super::mirror::{MirrorInput, PodName, name_of};
@@ -35,6 +39,8 @@ use crate::model::pod::{self, CONFIG_SOURCE_ANNOTATION, PodKey, PodUid};
 use crate::probe::ProbeManager;
 use crate::runtime::observer::Observer;
 use crate::volume::VolumeManager;
+
+pub use self::judge::NodeReader;
 
 /// How often left-overs of unknown pods are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
@@ -68,6 +74,10 @@ pub struct PodManagerParts {
     pub objects: Option<ObjectCache>,
     /// Shows static pods in the API; none without an API server.
     pub mirrors: Option<watch::Sender<MirrorInput>>,
+    /// What pods are judged by before they are taken.
+    pub admission: watch::Receiver<AdmissionFacts>,
+    /// Reads the Node when what is known of it may be too old; none without an API server.
+    pub read_node: Option<NodeReader>,
 }
 
 /// What the manager listens to.
@@ -95,6 +105,8 @@ struct Entry {
     /// None for an orphan.
     source: Option<Source>,
     is_static: bool,
+    /// What the pod holds of the node; none if it was not taken.
+    admitted: Option<Admitted>,
     /// A pod of the same UID that came while the remains of the one before were still being ended.
     successor: Option<(Source, Arc<Pod>)>,
 }
@@ -107,6 +119,11 @@ impl Entry {
     /// Whether the pod is meant to be on the node.
     fn is_wanted(&self) -> bool {
         !self.is_orphan() && !self.handle.input.borrow().removed
+    }
+
+    /// Whether what the pod was given of the node is still its own: it may run, and a source wants it.
+    fn holds_its_claim(&self) -> bool {
+        self.is_wanted() && !self.handle.has_stopped()
     }
 }
 
@@ -124,6 +141,10 @@ pub struct PodManager {
     scanned: bool,
     /// Static pods that are not begun before what the runtime holds is known and another of their name has ended.
     waiting: BTreeMap<PodName, (Source, Arc<Pod>)>,
+    /// Pods that are not judged yet or that wait for room, in the order of their coming.
+    unjudged: Vec<Unjudged>,
+    /// Told by a worker when what its pod held of the node is free.
+    freed: Arc<Notify>,
     /// The API's mirrors of static pods.
     mirrors: BTreeMap<PodName, Arc<Pod>>,
     /// Static pods that have ended for good since the agent started.
@@ -148,6 +169,8 @@ impl PodManager {
             configured: BTreeSet::new(),
             scanned: false,
             waiting: BTreeMap::new(),
+            unjudged: Vec::new(),
+            freed: Arc::new(Notify::new()),
             mirrors: BTreeMap::new(),
             ended: BTreeSet::new(),
             qos_due: None,
@@ -168,13 +191,17 @@ impl PodManager {
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // A scan of the node under way: asking the runtime may take long, and pods must not wait for it.
         let mut scan: Option<BoxFuture<'static, Option<Vec<FoundPod>>>> = None;
+        let mut node_read: Option<BoxFuture<'static, Option<NodeView>>> = None;
         self.configured.clone_from(inputs.sources.configured());
         loop {
+            node_read = node_read.or_else(|| self.read_node());
             if scan.is_none() && self.scan_wanted {
                 self.scan_wanted = false;
                 scan = Some(self.scan());
             }
-            // Cancel-safe: channels and join_next_with_id lose nothing when another arm wins, a tick that is lost comes again.
+            let end_of_patience = self.end_of_patience();
+            // Cancel-safe: channels and join_next_with_id lose nothing when another arm wins, a tick that is lost comes again, and
+            // what reads the Node or scans the machine lives outside.
             tokio::select! {
                 () = cancel.cancelled() => break,
                 event = inputs.sources.next() => self.note_source_event(event, &cancel),
@@ -186,9 +213,16 @@ impl PodManager {
                 change = next_change(&mut inputs.objects) => self.note_object_change(change),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_worker_end(ended, &cancel),
                 () = super::sleep_until(self.qos_due) => self.update_qos().await,
+                Ok(()) = self.parts.admission.changed() => self.judge_waiting(&cancel),
+                node = finished(&mut node_read) => {
+                    node_read = None;
+                    self.note_node_read(node, &cancel);
+                }
+                () = self.freed.notified() => self.start_those_with_room(&cancel),
+                () = super::sleep_until(end_of_patience) => self.start_those_with_room(&cancel),
                 _ = housekeeping.tick() => self.scan_wanted = !self.ready.is_empty(),
                 () = super::sleep_until(self.scan_retry) => (self.scan_wanted, self.scan_retry) = (true, None),
-                found = scanned(&mut scan) => {
+                found = finished(&mut scan) => {
                     scan = None;
                     self.note_scan(found, &cancel);
                 }
@@ -205,7 +239,8 @@ impl PodManager {
 
     async fn update_qos(&mut self) {
         self.qos_due = None;
-        let running = self.workers.values().filter(|entry| !entry.is_orphan()).map(|entry| entry.handle.input.borrow());
+        let running =
+            self.workers.values().filter(|entry| entry.admitted.is_some()).map(|entry| entry.handle.input.borrow());
         let active =
             |input: &WorkerInput| !input.removed && !pod::phase(&input.pod).is_some_and(pod::is_terminal_phase);
         let pods: Vec<Arc<Pod>> = running.filter(|input| active(input)).map(|input| input.pod.clone()).collect();
@@ -242,7 +277,8 @@ impl PodManager {
             self.remove(&uid, None);
         }
         self.waiting.retain(|_, (from, pod)| *from != source || known.contains(&PodKey::of(pod).uid));
-        for pod in pods {
+        self.unjudged.retain(|unjudged| unjudged.source() != source || known.contains(&unjudged.key().uid));
+        for pod in judge::in_order(pods) {
             self.apply(source, pod, cancel);
         }
         if source == Source::Api {
@@ -294,6 +330,9 @@ impl PodManager {
                 input.left.insert(name);
             }
         }
+        for unjudged in self.unjudged.iter().filter(|unjudged| pod::is_static(unjudged.pod())) {
+            input.static_pods.insert(name_of(&unjudged.key()), unjudged.pod().clone());
+        }
         sender.send_if_modified(|known| {
             let changed = *known != input;
             *known = input;
@@ -302,6 +341,9 @@ impl PodManager {
     }
 
     fn apply(&mut self, source: Source, pod: Arc<Pod>, cancel: &CancellationToken) {
+        if self.update_unjudged(&pod, cancel) {
+            return;
+        }
         let key = PodKey::of(&pod);
         let must_wait = source != Source::Api && (!self.scanned || self.is_name_taken(&key));
         match self.workers.get_mut(&key.uid) {
@@ -324,7 +366,12 @@ impl PodManager {
             None if must_wait => {
                 self.waiting.insert(name_of(&key), (source, pod));
             }
-            None => self.start(pod, Some((source, Origin::New)), cancel),
+            None => {
+                // Of the pods that the API has at first, an earlier agent may have worked on any.
+                let is_new = source == Source::Api && self.ready.contains(&source);
+                let origin = if is_new { Origin::New } else { Origin::Known };
+                self.receive(pod, (source, origin), cancel);
+            }
         }
     }
 
@@ -333,6 +380,7 @@ impl PodManager {
         let is_other =
             |other: &PodKey| other.uid != key.uid && other.name == key.name && other.namespace == key.namespace;
         self.workers.values().any(|entry| is_other(&entry.key))
+            || self.unjudged.iter().any(|unjudged| is_other(&unjudged.key()))
     }
 
     /// Begins the static pods that no longer have to wait.
@@ -351,6 +399,7 @@ impl PodManager {
     }
 
     fn remove(&mut self, uid: &PodUid, last: Option<Arc<Pod>>) {
+        self.unjudged.retain(|unjudged| unjudged.key().uid != *uid);
         let Some(entry) = self.workers.get_mut(uid) else { return };
         self.qos_due.get_or_insert_with(|| Instant::now() + QOS_DELAY);
         entry.successor = None;
@@ -363,7 +412,7 @@ impl PodManager {
     }
 
     /// Starts a pod's worker; without a source it is an orphan's.
-    fn start(&mut self, pod: Arc<Pod>, from: Option<(Source, Origin)>, cancel: &CancellationToken) {
+    fn start(&mut self, pod: Arc<Pod>, from: Option<(Source, Origin)>, standing: Standing, cancel: &CancellationToken) {
         let orphan = from.is_none();
         let key = PodKey::of(&pod);
         let name = name_of(&key);
@@ -372,7 +421,8 @@ impl PodManager {
             self.ended.remove(&name);
         }
         self.schedule_qos();
-        if let Some(objects) = self.parts.objects.as_ref().filter(|_| !orphan && needs_objects(&pod)) {
+        let is_admitted = standing.admitted.is_some();
+        if let Some(objects) = self.parts.objects.as_ref().filter(|_| is_admitted && needs_objects(&pod)) {
             objects.register_pod(&pod);
         }
         let parts = WorkerParts {
@@ -382,16 +432,20 @@ impl PodManager {
             list: self.list.clone(),
             probes: self.parts.probes.pod(&key),
             // The runtime holds nothing of a pod that this very agent is the first to hear of.
-            observed: (from == Some((Source::Api, Origin::New)) && self.ready.contains(&Source::Api))
-                .then(PodObservation::default),
+            observed: (from.is_some_and(|(_, origin)| origin == Origin::New)).then(PodObservation::default),
             orphan,
             mirror: self.mirrors.get(&name).filter(|_| is_static).cloned(),
+            node_end: standing.end,
+            freed: self.freed.clone(),
         };
         let (worker, handle) = Worker::new(pod, parts);
         let task = self.tasks.spawn(worker.run(cancel.child_token()));
         self.task_pods.insert(task.id(), key.uid.clone());
         let source = from.map(|(source, _)| source);
-        self.workers.insert(key.uid.clone(), Entry { handle, key, source, is_static, successor: None });
+        self.workers.insert(
+            key.uid.clone(),
+            Entry { handle, key, source, is_static, admitted: standing.admitted, successor: None },
+        );
     }
 
     fn note_worker_end(&mut self, ended: Result<(Id, PodUid), tokio::task::JoinError>, cancel: &CancellationToken) {
@@ -408,7 +462,8 @@ impl PodManager {
             let input: WorkerInput = entry.handle.input.borrow().clone();
             error!(pod = %PodKey::of(&input.pod), error = %failure, "a pod's worker ended abnormally; it is started again");
             let from = entry.source.filter(|_| !input.removed).map(|source| (source, Origin::Known));
-            self.start(input.pod.clone(), from, cancel);
+            let standing = Standing { admitted: entry.admitted, end: input.node_end };
+            self.start(input.pod.clone(), from, standing, cancel);
             if let Some(restarted) = self.workers.get_mut(&uid) {
                 restarted.successor = entry.successor;
             }
@@ -418,11 +473,13 @@ impl PodManager {
             self.ended.insert(name_of(&entry.key));
         }
         if let Some((source, pod)) = entry.successor {
-            self.start(pod, Some((source, Origin::Known)), cancel);
+            self.receive(pod, (source, Origin::Known), cancel);
         }
         if entry.is_static || !self.waiting.is_empty() {
             self.start_waiting(cancel);
         }
+        // A critical pod may have waited for this one.
+        self.start_those_with_room(cancel);
     }
 
     fn note_object_change(&self, change: Option<ObjectChange>) {
@@ -485,7 +542,9 @@ impl PodManager {
 
     /// Ends what is left on the node of pods that no source knows.
     fn end_orphans(&mut self, found: Vec<FoundPod>, cancel: &CancellationToken) {
-        let is_waiting: HashSet<PodUid> = self.waiting.values().map(|(_, pod)| PodKey::of(pod).uid).collect();
+        let unjudged = self.unjudged.iter().map(|unjudged| unjudged.key().uid);
+        let is_waiting: HashSet<PodUid> =
+            self.waiting.values().map(|(_, pod)| PodKey::of(pod).uid).chain(unjudged).collect();
         for found in found {
             if self.workers.contains_key(&found.key.uid)
                 || is_waiting.contains(&found.key.uid)
@@ -504,7 +563,7 @@ impl PodManager {
                 annotations: Some(source.into_iter().collect()),
                 ..ObjectMeta::default()
             };
-            self.start(Arc::new(Pod { metadata, ..Pod::default() }), None, cancel);
+            self.start(Arc::new(Pod { metadata, ..Pod::default() }), None, Standing::default(), cancel);
         }
     }
 
@@ -527,9 +586,10 @@ struct FoundPod {
     source: Option<Source>,
 }
 
-async fn scanned(scan: &mut Option<BoxFuture<'static, Option<Vec<FoundPod>>>>) -> Option<Vec<FoundPod>> {
-    match scan {
-        Some(scan) => scan.await,
+/// What the work under way gives; waits for ever if there is none.
+async fn finished<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

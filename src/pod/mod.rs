@@ -1,6 +1,7 @@
-//! Pods: the pure plan of their life ([`plan`]), the worker that carries a plan out ([`worker`]), the executor of its actions
-//! ([`executor`]), the writer of their statuses ([`status_writer`]), the manager of all workers ([`manager`]), the list of
-//! all pods ([`list`]), where pods come from ([`source`]) and what the API shows of static ones ([`mirror`]).
+//! Pods: whether the node takes them (pure, [`admission`]), the pure plan of their life ([`plan`]), the worker that carries a
+//! plan out ([`worker`]), the executor of its actions ([`executor`]), the writer of their statuses ([`status_writer`]), the
+//! manager of all workers ([`manager`]), the list of all pods ([`list`]), where pods come from ([`source`]) and what the API
+//! shows of static ones ([`mirror`]).
 //!
 //! Must not know of the Node object or the HTTPS API.
 //!
@@ -12,6 +13,7 @@
 //! | [`mirror::MirrorKeeper::run`] | static pods, the API's mirrors, the Node | mirrors created and deleted | at its token |
 //! | [`status_writer::StatusWriter::run`] | statuses | API requests | at its token |
 
+pub mod admission;
 pub mod executor;
 pub mod list;
 pub mod manager;

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -21,7 +22,7 @@ use tracing::{debug, error, info, warn};
 use super::executor::{Executed, Executor, PodContext};
 use super::list::PodList;
 use super::mirror;
-use super::plan::{self, Action, Failure, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
+use super::plan::{self, Action, Failure, NodeEnd, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
 use super::status_writer::{StatusUpdate, StatusWriter};
 use crate::model::clock;
 use crate::model::observation::PodObservation;
@@ -41,6 +42,8 @@ pub(super) struct WorkerInput {
     pub removed: bool,
     /// What the API has by the name of a static pod.
     pub mirror: Option<Arc<Pod>>,
+    /// Why the node itself ends the pod.
+    pub node_end: Option<NodeEnd>,
 }
 
 /// The manager's end of a worker.
@@ -51,6 +54,14 @@ pub(super) struct WorkerHandle {
     pub runtime_changed: Arc<Notify>,
     /// An object that the pod refers to has changed.
     pub references_changed: Arc<Notify>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl WorkerHandle {
+    /// Whether nothing of the pod can run any more.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
 }
 
 enum Ended {
@@ -89,6 +100,10 @@ pub(super) struct Worker {
     volumes: Option<Arc<MountedVolumes>>,
     /// Ends a start between its two calls once the pod must end.
     ending: CancellationToken,
+    /// Nothing of the pod can run any more.
+    stopped: Arc<AtomicBool>,
+    /// Whom to tell that it is so.
+    freed: Arc<Notify>,
     /// What was published last: the status, and whether the pod may be deleted.
     published: Option<(Arc<PodStatus>, bool)>,
 }
@@ -107,21 +122,35 @@ pub(super) struct WorkerParts {
     pub orphan: bool,
     /// What the API has by the name of a static pod.
     pub mirror: Option<Arc<Pod>>,
+    /// Why the node ends the pod at once.
+    pub node_end: Option<NodeEnd>,
+    /// Told when nothing of the pod can run any more.
+    pub freed: Arc<Notify>,
 }
 
 impl Worker {
     /// A worker and the handle to it.
     pub fn new(pod: Arc<Pod>, parts: WorkerParts) -> (Self, WorkerHandle) {
         let now = clock::now();
-        let memory = if parts.orphan { PodMemory::of_orphan(now) } else { PodMemory::new(&pod, now) };
-        let (sender, input) =
-            watch::channel(WorkerInput { pod: pod.clone(), removed: parts.orphan, mirror: parts.mirror.clone() });
+        let mut memory = if parts.orphan { PodMemory::of_orphan(now) } else { PodMemory::new(&pod, now) };
+        if let Some(end) = &parts.node_end {
+            memory.note_node_end(end, &pod, now);
+        }
+        let input = WorkerInput {
+            pod: pod.clone(),
+            removed: parts.orphan,
+            node_end: parts.node_end,
+            mirror: parts.mirror.clone(),
+        };
+        let (sender, input) = watch::channel(input);
+        let stopped = Arc::new(AtomicBool::new(false));
         let runtime_changed = Arc::new(Notify::new());
         let references_changed = Arc::new(Notify::new());
         let handle = WorkerHandle {
             input: sender,
             runtime_changed: runtime_changed.clone(),
             references_changed: references_changed.clone(),
+            stopped: stopped.clone(),
         };
         let worker = Worker {
             key: PodKey::of(&pod),
@@ -147,6 +176,8 @@ impl Worker {
             actions: HashMap::new(),
             volumes: None,
             ending: CancellationToken::new(),
+            stopped,
+            freed: parts.freed,
             published: None,
         };
         (worker, handle)
@@ -161,6 +192,10 @@ impl Worker {
             }
             self.observe_if_needed();
             let plan = self.plan(&node.borrow());
+            // Before anybody can learn from the status that there is room.
+            if plan.stopped && !self.stopped.swap(true, Ordering::AcqRel) {
+                self.freed.notify_one();
+            }
             self.publish(&plan);
             self.set_probes(&node.borrow());
             if plan.forget {
@@ -332,6 +367,12 @@ impl Worker {
             self.memory.note_removed(&input.pod, now);
         } else if !input.removed {
             self.memory.note_pod(&input.pod, Some(&self.pod), now);
+        }
+        if let Some(end) = &input.node_end
+            && self.memory.node_end.is_none()
+        {
+            info!(pod = %self.key, reason = end.reason(), "the node ends the pod");
+            self.memory.note_node_end(end, &input.pod, now);
         }
         self.pod = input.pod;
         let uid = |mirror: &Arc<Pod>| PodKey::of(mirror).uid;

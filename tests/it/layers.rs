@@ -40,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates that only some modules may name: what keeps decisions pure and the kernel in one place.
 const CONFINED: &[(&str, &[&str])] = &[
+    ("pod/admission", &["tokio", "kube", "tonic", "tracing", "rustix", "libc"]),
     ("pod/plan", &["tokio", "kube", "tonic", "tracing", "rustix", "libc"]),
     ("model", &["tokio", "kube", "tonic", "tracing", "rustix", "libc"]),
     ("runtime/translate", &["tokio", "kube", "tonic", "rustix", "libc"]),

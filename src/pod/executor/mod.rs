@@ -171,6 +171,11 @@ impl Executor {
         }
     }
 
+    /// Tells by an event what is wrong with a pod as a whole.
+    pub fn warn_of_pod(&self, pod: &Pod, reason: &str, message: &str) {
+        self.pod_event(pod, EventType::Warning, reason, message.to_owned());
+    }
+
     fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &str, message: String) {
         if pod.metadata.name.is_some() {
             self.parts.events.event(&pod_reference(pod), event_type, reason, message);

@@ -20,7 +20,10 @@ const OWNED: &[&str] = &[
 ];
 
 /// The condition that the node's agent shares with others: the eviction API, the taint manager and the scheduler set it too.
-const DISRUPTION_TARGET: &str = "DisruptionTarget";
+pub(super) const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
+/// Its reason when the node's agent itself decided to end the pod.
+pub(super) const OWN_DISRUPTION: &str = "TerminationByKubelet";
 
 /// Whether a condition of a pod is the node's agent's to write.
 pub fn is_owned_condition(type_: &str) -> bool {
@@ -30,7 +33,7 @@ pub fn is_owned_condition(type_: &str) -> bool {
 /// Whether a condition says that this node's agent itself decided to end the pod. It takes the place of another writer's only
 /// in the update that makes the pod's phase terminal.
 pub fn is_own_disruption(condition: &PodCondition) -> bool {
-    condition.type_ == DISRUPTION_TARGET && condition.reason.as_deref() == Some("TerminationByKubelet")
+    condition.type_ == DISRUPTION_TARGET && condition.reason.as_deref() == Some(OWN_DISRUPTION)
 }
 
 /// A condition's status, reason and message.

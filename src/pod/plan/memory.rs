@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage};
 use super::backoff::Backoff;
+use super::node_end::NodeEnd;
 use super::termination::{self, Termination};
 use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
@@ -199,6 +200,8 @@ pub struct PodMemory {
     pub removed: bool,
     /// Set once the pod must end; never unset.
     pub termination: Option<Termination>,
+    /// Why the node itself ends the pod, if it does.
+    pub node_end: Option<NodeEnd>,
     /// The pod's cgroup.
     pub cgroup: Step,
     /// The objects that its volumes need.
@@ -238,6 +241,7 @@ impl PodMemory {
             first_seen: now,
             removed: false,
             termination: None,
+            node_end: None,
             cgroup: Step::Idle,
             references: Step::Idle,
             volumes: Step::Idle,
@@ -294,6 +298,15 @@ impl PodMemory {
 
     /// All that the pod had to do is done; what still runs of it must end.
     pub fn note_completed(&mut self, pod: &Pod, now: Timestamp) {
+        self.shrink_grace(termination::requested_grace(pod), now);
+    }
+
+    /// The node itself ends the pod. The first reason stays, and none comes after a terminal phase.
+    pub fn note_node_end(&mut self, end: &NodeEnd, pod: &Pod, now: Timestamp) {
+        let has_ended = self.status.phase.as_deref().is_some_and(pod::is_terminal_phase);
+        if self.node_end.is_none() && !has_ended {
+            self.node_end = Some(end.clone());
+        }
         self.shrink_grace(termination::requested_grace(pod), now);
     }
 

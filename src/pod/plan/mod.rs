@@ -11,6 +11,7 @@ mod backoff;
 mod conditions;
 mod hooks;
 mod memory;
+mod node_end;
 mod phase;
 mod pod_resources;
 mod probes;
@@ -39,6 +40,7 @@ pub use backoff::{Backoff, BackoffPolicy};
 pub(crate) use conditions::replace_or_append;
 pub use conditions::{is_own_disruption, is_owned_condition};
 pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step};
+pub use node_end::NodeEnd;
 pub use probes::probed;
 pub use termination::Termination;
 
@@ -90,6 +92,8 @@ pub struct Plan {
     pub status: Option<PodStatus>,
     /// The pod has done all that it had to do and must end ([`PodMemory::note_completed`]).
     pub completed: bool,
+    /// The pod is ending, and nothing of it can run any more: what it held of the node is free.
+    pub stopped: bool,
     /// The published status is final and nothing of the pod is left that its API object must stand for: it may be deleted
     /// there if that was asked for.
     pub deletable: bool,
@@ -147,6 +151,7 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let ending = input.memory.termination.is_some() || draft.completed;
     let status = view.observed.map(|observed| status::pod_status(&view, observed, ending, draft.nothing_runs));
     Plan {
+        stopped: ending && draft.nothing_runs,
         deletable: draft.cleaned_up && status.is_some(),
         actions: draft.actions,
         wake_at: draft.wake_at,

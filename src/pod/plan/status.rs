@@ -38,6 +38,10 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         // Nothing is left that could tell more than what has been published.
         return previous.clone();
     }
+    let node_end = view.memory.node_end.as_ref().filter(|_| nothing_runs && !was_terminal);
+    if let Some(end) = node_end.filter(|end| end.is_rejection() && observed.containers.is_empty()) {
+        return end.status_of_rejected(view.pod, previous, view.memory.first_seen);
+    }
     let mut init = container_statuses(view, observed, ContainerKind::Init, previous.init_container_statuses.as_deref());
     let mut regular =
         container_statuses(view, observed, ContainerKind::Regular, previous.container_statuses.as_deref());
@@ -80,6 +84,9 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         now: view.now,
     });
     status.conditions = Some(conditions);
+    if let Some(end) = node_end.filter(|_| phase == "Failed" && !keeps_phase) {
+        end.tell(&mut status, view.now);
+    }
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!regular.is_empty()).then_some(regular);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
@@ -97,6 +104,7 @@ fn settle_phase<'a>(view: &View<'a>, computed: &'a str, ending: bool, nothing_ru
     }
     match (pod::is_terminal_phase(computed), nothing_runs) {
         (true, false) => previous.filter(|p| !p.is_empty()).unwrap_or("Pending"),
+        (_, true) if view.memory.node_end.is_some() => "Failed",
         (false, true) if ending && !pod::is_static(view.pod) => "Failed",
         _ => computed,
     }

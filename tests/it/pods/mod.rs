@@ -4,6 +4,7 @@
 //! Time is real, since sockets are: a test waits for a condition with a deadline, and only sleeps to show that something does
 //! not happen.
 
+mod admission;
 mod api;
 mod deletion;
 mod faults;

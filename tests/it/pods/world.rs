@@ -11,6 +11,7 @@ use ferrolet::kube::events::{EventRecorder, EventType, container_reference, pod_
 use ferrolet::kube::pods::PodSource;
 use ferrolet::kube::services::ServiceCache;
 use ferrolet::model::pod::ContainerKind;
+use ferrolet::pod::admission::{AdmissionFacts, NodeView};
 use ferrolet::pod::executor::{Executor, ExecutorParts};
 use ferrolet::pod::list::PodList;
 use ferrolet::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
@@ -26,7 +27,7 @@ use ferrolet::sys::mount::RecordingMounts;
 use ferrolet::volume::{ObjectFailure, ServiceAccountToken, TokenRequest, VolumeManager, VolumeObjects};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod, PodStatus, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Node, Pod, PodStatus, Secret};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -58,6 +59,8 @@ pub struct World {
     pub events: EventRecorder,
     pub backoff: BackoffPolicy,
     pub request_timeout: Duration,
+    /// What pods are judged by.
+    pub admission: watch::Sender<AdmissionFacts>,
     dir: tempfile::TempDir,
 }
 
@@ -160,6 +163,7 @@ impl World {
             events: EventRecorder::recording(),
             backoff: BackoffPolicy::default(),
             request_timeout: Duration::from_secs(120),
+            admission: watch::Sender::new(roomy_node()),
             dir,
         }
     }
@@ -265,6 +269,8 @@ impl World {
             cgroups,
             objects: None,
             mirrors,
+            admission: self.admission.subscribe(),
+            read_node: None,
         });
         let (source, pods) = client.map(|client| PodSource::new(client, "node")).unzip();
         let (files, static_pods) = FileSource::new(&self.manifests(), "node", Duration::from_secs(20));
@@ -415,6 +421,16 @@ impl Drop for World {
             }
         }
     }
+}
+
+/// A node named `node` with 110 pods, 4 CPUs and 8 GiB of memory to give.
+pub fn roomy_node() -> AdmissionFacts {
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": "node", "labels": {"kubernetes.io/os": "linux"}},
+        "status": {"allocatable": {"pods": "110", "cpu": "4", "memory": "8Gi", "ephemeral-storage": "10Gi"}},
+    }))
+    .unwrap();
+    AdmissionFacts { node: Some(Arc::new(NodeView::from(&node))), is_node_settled: true, ..AdmissionFacts::default() }
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
