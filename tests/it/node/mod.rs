@@ -1,6 +1,7 @@
 //! The agent on a real node: real control plane, real containerd, real pods. They need root and the place that
 //! `hack/isolated --cluster` makes, run one after the other, and are ignored elsewhere: `hack/test` runs them.
 
+mod admission;
 mod adoption;
 mod certificates;
 mod faults;
