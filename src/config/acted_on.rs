@@ -41,6 +41,8 @@ pub const ACTED_ON: &[&str] = &[
     "enableDebuggingHandlers",
     "enableProfilingHandler",
     "enableServer",
+    "enableSystemLogHandler",
+    "enableSystemLogQuery",
     "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
+use super::system_logs::SystemLogs;
 use super::{Endpoints, ServerError, text};
 
 /// What can be wrong with the agent: nothing, or one line. Asked at each request: it must not wait.
@@ -25,6 +26,7 @@ impl Server {
             pods: None,
             stats: None,
             containers: None,
+            system_logs: SystemLogs::default(),
             configz: bytes::Bytes::new(),
             debugging: false,
             profiling: false,

@@ -17,6 +17,7 @@ use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
 use super::serving_certificate::CertificateSource;
 use super::streaming::{Containers, LogSettings};
+use super::system_logs::SystemLogs;
 use super::tls::{Protocol, TlsFiles};
 use super::{Endpoints, HealthCheck, PodLister, ServerError};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, effective_value};
@@ -116,6 +117,11 @@ impl Server {
             pods: inputs.pods,
             stats: inputs.stats,
             containers,
+            system_logs: SystemLogs {
+                folder: PathBuf::from("/var/log"),
+                enabled: configuration.enable_system_log_handler,
+                query: configuration.enable_system_log_query,
+            },
             configz,
             debugging,
             profiling: configuration.enable_profiling_handler,
@@ -142,6 +148,7 @@ impl Server {
             pods: inputs.pods,
             stats: inputs.stats,
             containers: None,
+            system_logs: SystemLogs::default(),
             configz: Bytes::new(),
             debugging: false,
             profiling: false,

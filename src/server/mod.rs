@@ -33,6 +33,7 @@ mod serving_certificate;
 mod stall;
 mod stamp;
 mod streaming;
+mod system_logs;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -68,6 +69,8 @@ pub struct Endpoints {
     pub stats: Option<crate::stats::StatsCollector>,
     /// The pods' containers; none if nothing can reach them.
     containers: Option<streaming::Containers>,
+    /// The node's own logs.
+    system_logs: system_logs::SystemLogs,
     /// The body of `/configz`.
     pub configz: Bytes,
     /// `enableDebuggingHandlers`.

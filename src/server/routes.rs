@@ -103,6 +103,7 @@ pub(super) enum Endpoint {
     Run,
     Checkpoint,
     ContainerLogs,
+    SystemLogs,
     DebuggingDisabled,
 }
 
@@ -200,6 +201,7 @@ pub(super) const ROUTES: &[Route] = &[
         Endpoint::Run,
     ),
     debugging(&["/containerLogs/{namespace}/{pod}/{container}"], Methods::Get, PROXY, Endpoint::ContainerLogs),
+    debugging(&["/logs", "/logs/", "/logs/{*rest}"], Methods::Get, LOG, Endpoint::SystemLogs),
     debugging(&["/checkpoint/{namespace}/{pod}/{container}"], Methods::Post, CHECKPOINT, Endpoint::Checkpoint),
     disabled(&["/run/", "/run/{*rest}"], PROXY),
     disabled(&["/exec/", "/exec/{*rest}"], PROXY),
@@ -353,6 +355,7 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
                 _ => containers.checkpoint(request).await,
             }
         }
+        Endpoint::SystemLogs => endpoints.system_logs.serve(request).await,
         Endpoint::DebuggingDisabled => text::text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
     }
 }

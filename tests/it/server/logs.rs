@@ -200,3 +200,31 @@ async fn a_large_log_reaches_a_slow_client_whole() {
     assert_eq!(lines[199_999], "line 199999");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_nodes_own_logs_are_listed_unless_that_is_turned_off() {
+    let server = Fixture::start().await;
+    let answer = server.request("GET", "/logs/").await;
+    assert_eq!(status(&answer), 200);
+    assert!(joined_or_whole(&answer).starts_with("<!doctype html>\n"), "{answer}");
+    for path in ["/logs/../passwd", "/logs/%2e%2e/passwd", "/logs/absent-file-of-nobody", "/logs//etc/passwd"] {
+        assert_eq!(status(&server.request("GET", path).await), 404, "{path}");
+    }
+    server.stop().await;
+    let server = Fixture::start_with(|configuration, _| configuration.enable_system_log_handler = false).await;
+    let answer = server.request("GET", "/logs/").await;
+    assert_eq!((status(&answer), body(&answer)), (405, "logs endpoint is disabled.\n"));
+    server.stop().await;
+    let server = Fixture::start_with(|configuration, _| configuration.enable_system_log_query = true).await;
+    let answer = server.request("GET", "/logs/?tailLines=3").await;
+    assert_eq!((status(&answer), body(&answer)), (406, "query: Required value: cannot be empty with options\n"));
+    let answer = server.request("GET", "/logs/x?query=kubelet").await;
+    assert_eq!((status(&answer), body(&answer)), (406, "path not allowed in query mode\n"));
+    let answer = server.request("GET", "/logs/?query=service-of-nobody").await;
+    assert_eq!((status(&answer), joined(&answer).as_str()), (200, "\nlog not found for service-of-nobody\n"));
+    server.stop().await;
+}
+
+fn joined_or_whole(answer: &str) -> String {
+    if answer.contains("transfer-encoding: chunked") { joined(answer) } else { body(answer).to_owned() }
+}
