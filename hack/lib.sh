@@ -17,9 +17,7 @@ RUNC_VERSION=1.5.2
 CARGO_DENY_VERSION=0.20.2
 # What `hack/up` needs, the node tests, and the upstream suite.
 # shellcheck disable=SC2034
-BASE_IMAGES=(pause busybox nginx)
-TEST_IMAGES=(agnhost)
-SUITE_IMAGES=(e2e-busybox nonewprivs nonroot perl ipc-utils glibc-dns-testing)
+BASE_IMAGES=(pause busybox nginx) TEST_IMAGES=(agnhost) SUITE_IMAGES=(e2e-busybox nonewprivs nonroot perl ipc-utils glibc-dns-testing)
 PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 GO_MINIMUM=1.26
 RUST_MINIMUM=1.95
