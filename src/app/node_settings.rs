@@ -217,6 +217,12 @@ pub(super) fn images(settings: &Settings) -> ImageSettings {
     }
 }
 
+/// How many user ids a pod with a user namespace of its own gets.
+pub(super) fn ids_per_pod(configuration: &KubeletConfiguration) -> u32 {
+    let configured = configuration.user_namespaces.as_ref().and_then(|users| users.ids_per_pod);
+    configured.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(65_536)
+}
+
 /// How changes of ConfigMaps and Secrets are noticed.
 pub(super) fn change_detection(configuration: &KubeletConfiguration) -> ChangeDetection {
     match configuration.config_map_and_secret_change_detection_strategy.as_str() {

@@ -21,12 +21,14 @@
 //! | https, read-only | connections | the kubelet's API |
 //! | watchdog | the health check | word to systemd that the agent is well |
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::{NodeRuntimeHandler, NodeRuntimeHandlerFeatures};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -210,6 +212,8 @@ pub(super) async fn start(
         services: api.as_ref().map(|api| api.services.clone()),
         client: api.as_ref().map(|api| api.client.clone()),
         node: Arc::new(node_settings::translation(settings, &facts, version, allocatable)?),
+        facts: node_facts.clone(),
+        ids_per_pod: node_settings::ids_per_pod(configuration),
         host_ips,
         network_problem,
         resolv_conf: PathBuf::from(&configuration.resolv_conf),
@@ -451,7 +455,21 @@ struct FactSenders {
     node_owner: watch::Sender<Option<NodeOwner>>,
 }
 
-/// Passes on the Node's identity and addresses and the state of the runtime's network.
+/// Notes what the runtime's handlers can do. Returns whether that is new.
+fn set_handlers(facts: &mut plan::NodeFacts, handlers: &[NodeRuntimeHandler]) -> bool {
+    let having = |has: fn(&NodeRuntimeHandlerFeatures) -> Option<bool>| {
+        let able = handlers.iter().filter(|h| h.features.as_ref().and_then(has) == Some(true));
+        able.map(|h| h.name.clone().unwrap_or_default()).collect::<BTreeSet<_>>()
+    };
+    let read_only = having(|features| features.recursive_read_only_mounts);
+    let users = having(|features| features.user_namespaces);
+    let changed = facts.recursive_read_only_handlers != read_only || facts.user_namespace_handlers != users;
+    facts.recursive_read_only_handlers = read_only;
+    facts.user_namespace_handlers = users;
+    changed
+}
+
+/// Passes on the Node's identity and addresses, the state of the runtime's network and what its handlers can do.
 async fn follow_facts(
     mut node: NodeHandle,
     mut runtime: RuntimeStateHandle,
@@ -478,6 +496,9 @@ async fn follow_facts(
             *current = owner;
             changed
         });
+        if let Some(handlers) = runtime.snapshot().handlers {
+            senders.facts.send_if_modified(|facts| set_handlers(facts, &handlers));
+        }
         let problem = runtime.network_error();
         senders.network_problem.send_if_modified(|current| {
             let changed = *current != problem;

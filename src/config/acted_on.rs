@@ -109,6 +109,7 @@ pub const ACTED_ON: &[&str] = &[
     "tlsCurvePreferences",
     "tlsMinVersion",
     "tlsPrivateKeyFile",
+    "userNamespaces",
     "volumeStatsAggPeriod",
 ];
 
@@ -210,6 +211,7 @@ mod tests {
             single_process_oom_kill: Some(true),
             static_pod_url: "http://localhost".to_owned(),
             tls_curve_preferences: vec![29],
+            user_namespaces: Some(crate::config::types::UserNamespaces::default()),
             ..Default::default()
         };
         let known: Vec<String> = flags::FLAGS

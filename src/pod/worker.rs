@@ -288,7 +288,9 @@ impl Worker {
         if self.published.as_ref().is_some_and(|(last, deleted)| **last == *status && *deleted == delete) {
             return;
         }
-        self.memory.status = status.clone();
+        if self.memory.note_status(status, clock::now()) {
+            info!(pod = %self.key, phases = %self.memory.phases, "the pod is ready");
+        }
         let published = Arc::new(status.clone());
         self.list.set_status(&self.key.uid, &published);
         self.published = Some((published, delete));

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Service};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Service};
 
 use super::hooks::container_kind;
 use super::limits::{STOP_PATIENCE, Turn};
 use super::sandbox::make_directory;
 use super::{Executed, Executor, PodContext};
+use crate::image::{ImageRequest, PullPolicy};
 use crate::kube::error::chain;
 use crate::kube::events::EventType;
 use crate::metrics::kubelet as metrics;
@@ -20,15 +21,19 @@ use crate::model::pod::{self, ContainerKind};
 use crate::pod::plan::{Failure, KillContainer, Outcome, StartContainer};
 use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
 use crate::runtime::translate::{
-    self, AllottedResources, ContainerInput, EnvReferenceKind, EnvSources, Environment, EnvironmentInput, Fetched,
-    ImageUser, MountSource, ServiceInfo, ServicePortInfo,
+    self, AllottedResources, ContainerInput, EnvFile, EnvReferenceKind, EnvSources, Environment, EnvironmentInput,
+    Fetched, ImageUser, MountSource, ServiceInfo, ServicePortInfo,
 };
+use crate::sys::beneath::Dir;
 use crate::volume::MountedVolumes;
 
 /// Waiting reasons of a container that could not be made.
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
 const CREATE_ERROR: &str = "CreateContainerError";
 const RUN_ERROR: &str = "RunContainerError";
+
+/// An environment file is small; a larger one is not read.
+const LARGEST_ENV_FILE: u64 = 64 << 10;
 
 /// Files of one start, made before the container.
 struct StartFiles {
@@ -109,7 +114,7 @@ impl Executor {
         let addresses = PodAddresses { pod_ips: pod_ips.clone(), host_ips };
 
         let environment = self.environment(context, &container, &addresses).await?;
-        let mounts = self.mount_sources(context, &container, &environment).await?;
+        let mounts = self.mount_sources(context, start, &container, &environment).await?;
         let files = self.start_files(context, &container, &pod_ips)?;
         let termination_log = files.termination_log.to_string_lossy().into_owned();
         tokio::task::spawn_blocking(move || files.make())
@@ -137,8 +142,8 @@ impl Executor {
             termination_log: Some(&termination_log),
             target_id: None,
             runtime_handler: &start.runtime_handler,
-            supports_recursive_read_only: false,
-            user_mapping: None,
+            supports_recursive_read_only: self.supports_recursive_read_only(&start.runtime_handler),
+            user_mapping: self.user_mapping(context, &start.runtime_handler).await.map_err(config_error)?,
             extra_groups: &[],
             allotted: &allotted,
         };
@@ -147,6 +152,10 @@ impl Executor {
         let sandbox_config =
             self.sandbox_config(context, 0, &start.runtime_handler, false).await.map_err(config_error)?;
         Ok((config, sandbox_config))
+    }
+
+    fn supports_recursive_read_only(&self, handler: &str) -> bool {
+        self.parts.facts.borrow().recursive_read_only_handlers.contains(handler)
     }
 
     /// The container's environment, with what it needs of ConfigMaps, Secrets and services.
@@ -184,6 +193,13 @@ impl Executor {
 
     async fn env_sources(&self, context: &PodContext, container: &Container) -> EnvSources {
         let mut sources = EnvSources { config_maps: BTreeMap::new(), secrets: BTreeMap::new(), files: BTreeMap::new() };
+        for file in translate::env_file_references(container) {
+            let volume = context.volumes.as_ref().and_then(|volumes| volumes.get(&file.volume));
+            if let Some(volume) = volume {
+                let read = read_env_file(volume.host_path.clone(), file.path.clone()).await;
+                sources.files.insert(file, read);
+            }
+        }
         let namespace = &context.key.namespace;
         let Some(objects) = &self.parts.objects else { return sources };
         for reference in translate::env_references(container) {
@@ -209,6 +225,7 @@ impl Executor {
     async fn mount_sources(
         &self,
         context: &PodContext,
+        start: &StartContainer,
         container: &Container,
         environment: &Environment,
     ) -> Result<Vec<Option<MountSource>>, Failure> {
@@ -219,6 +236,10 @@ impl Executor {
         let volumes = context.volumes.as_deref().unwrap_or(&empty);
         let mut sources = Vec::with_capacity(requests.len());
         for request in requests {
+            if let Some(image) = image_volume(context, &request.mount.name) {
+                sources.push(Some(self.image_source(context, start, image).await?));
+                continue;
+            }
             let Some(volume) = volumes.get(&request.mount.name) else {
                 sources.push(None);
                 continue;
@@ -243,6 +264,30 @@ impl Executor {
             }));
         }
         Ok(sources)
+    }
+
+    /// An image as a volume, pulled if it must be (KEP 4639).
+    async fn image_source(
+        &self,
+        context: &PodContext,
+        start: &StartContainer,
+        image: &ImageVolumeSource,
+    ) -> Result<MountSource, Failure> {
+        let reference = image.reference.clone().unwrap_or_default();
+        let request = ImageRequest {
+            pod: context.pod.clone(),
+            kind: start.kind,
+            container: start.container.clone(),
+            pull_policy: PullPolicy::of(image.pull_policy.as_deref(), &reference),
+            image: reference.clone(),
+            sandbox_config: None,
+        };
+        let ensured = self.parts.images.ensure(request).await.map_err(Failure::from)?;
+        Ok(MountSource::Image {
+            image_ref: ensured.image_ref,
+            reference,
+            runtime_handler: start.runtime_handler.clone(),
+        })
     }
 
     fn start_files(
@@ -317,6 +362,29 @@ impl Executor {
             _ => Ok(()),
         }
     }
+}
+
+/// The image that a volume of the pod is.
+fn image_volume<'a>(context: &'a PodContext, volume: &str) -> Option<&'a ImageVolumeSource> {
+    let volumes = pod::spec(&context.pod).volumes.as_deref().unwrap_or_default();
+    volumes.iter().find(|v| v.name == volume)?.image.as_ref()
+}
+
+/// Reads an environment file of a volume. The pod may have put anything there.
+async fn read_env_file(volume: PathBuf, path: String) -> EnvFile {
+    let host_path = volume.join(&path).to_string_lossy().into_owned();
+    let read = move || -> std::io::Result<String> {
+        let file = Dir::open(&volume)?.read_file(Path::new(&path))?;
+        let mut text = String::new();
+        let length = file.take(LARGEST_ENV_FILE + 1).read_to_string(&mut text)?;
+        let too_large = u64::try_from(length).is_ok_and(|length| length > LARGEST_ENV_FILE);
+        if too_large { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+    };
+    let text = match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    EnvFile { host_path, text }
 }
 
 impl StartFiles {

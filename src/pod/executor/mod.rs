@@ -10,6 +10,7 @@ mod hooks;
 mod limits;
 mod sandbox;
 mod teardown;
+mod user_namespaces;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::hooks::container_kind;
 use self::limits::Limits;
-use super::plan::{Action, Failure, Outcome, ReadyImage};
+use self::user_namespaces::UserNamespaces;
+use super::plan::{Action, Failure, NodeFacts, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
-use crate::image::{ImageManager, ImageRequest, PullPolicy};
+use crate::image::{ImageError, ImageManager, ImageRequest, PullPolicy};
 use crate::kube::error::chain;
 use crate::kube::events::{EventRecorder, EventType, container_reference, pod_reference};
 use crate::kube::objects::ObjectCache;
@@ -60,6 +62,10 @@ pub struct ExecutorParts {
     pub client: Option<::kube::Client>,
     /// The node's settings for translation.
     pub node: Arc<NodeSettings>,
+    /// What plans know of the node.
+    pub facts: tokio::sync::watch::Receiver<NodeFacts>,
+    /// How many user ids a pod with a user namespace of its own gets (`userNamespaces.idsPerPod`).
+    pub ids_per_pod: u32,
     /// The node's addresses.
     pub host_ips: tokio::sync::watch::Receiver<Vec<String>>,
     /// Why the runtime's network is not ready, if it is not.
@@ -75,6 +81,7 @@ pub struct Executor {
     parts: ExecutorParts,
     limits: Limits,
     observations: Semaphore,
+    user_namespaces: Arc<UserNamespaces>,
 }
 
 /// The pod that an action is for.
@@ -110,11 +117,19 @@ impl From<Result<(), Failure>> for Executed {
     }
 }
 
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Failure { reason: error.reason.to_owned(), message: error.message, retry_at: error.retry_at }
+    }
+}
+
 impl Executor {
     /// An executor over the node's managers.
     pub fn new(parts: ExecutorParts) -> Self {
         let limits = Limits::new(parts.parallel_calls);
-        Executor { parts, limits, observations: Semaphore::new(PARALLEL_OBSERVATIONS) }
+        let pods = user_namespaces::pods_directory(&parts.node.root_dir);
+        let user_namespaces = Arc::new(UserNamespaces::new(pods, parts.ids_per_pod));
+        Executor { parts, limits, observations: Semaphore::new(PARALLEL_OBSERVATIONS), user_namespaces }
     }
 
     /// Whether starts and stops wait for each other.
@@ -147,7 +162,10 @@ impl Executor {
             }
             Action::CleanUp => self.clean_up(context).await.into(),
             Action::RemoveRemains => self.remove_remains(context).await.into(),
-            Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. } => {
+            Action::TellBackoff { .. }
+            | Action::TellSandboxChanged
+            | Action::TellExceededGrace
+            | Action::CancelHook { .. } => {
                 self.tell(&context.pod, action);
                 Ok(()).into()
             }
@@ -165,6 +183,10 @@ impl Executor {
             Action::TellSandboxChanged => {
                 let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
                 self.pod_event(pod, EventType::Normal, "SandboxChanged", message);
+            }
+            Action::TellExceededGrace => {
+                let message = "Container runtime did not kill the pod within specified grace period.".to_owned();
+                self.pod_event(pod, EventType::Warning, "ExceededGracePeriod", message);
             }
             Action::CancelHook { container, failed: Some(hook), .. } => self.tell_failed_hook(pod, container, *hook),
             _ => {}
@@ -248,11 +270,7 @@ impl Executor {
                     ReadyImage { image_ref: image.image_ref, uid: image.user.uid, username: image.user.username };
                 Outcome { image: Some(ready), ..Outcome::from(Ok(())) }.into()
             }
-            Err(error) => {
-                let failure =
-                    Failure { reason: error.reason.to_string(), message: error.message, retry_at: error.retry_at };
-                Err(failure).into()
-            }
+            Err(error) => Err(Failure::from(error)).into(),
         }
     }
 }

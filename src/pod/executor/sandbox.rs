@@ -80,7 +80,7 @@ impl Executor {
             cgroup_parent: &cgroup_parent,
             host_resolver: &host_resolver,
             runtime_handler: handler,
-            user_mapping: None,
+            user_mapping: self.user_mapping(context, handler).await?,
             extra_groups: &[],
             exclusive_cpus: false,
         };
@@ -89,6 +89,25 @@ impl Executor {
             self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
         }
         Ok(translated.config)
+    }
+
+    /// The ids of a pod with a user namespace of its own; none also where its handler has none to give, which is the
+    /// translation's to refuse.
+    pub(super) async fn user_mapping(
+        &self,
+        context: &PodContext,
+        handler: &str,
+    ) -> Result<Option<translate::UserMapping>, String> {
+        let wanted = pod::spec(&context.pod).host_users == Some(false);
+        if !wanted || !self.parts.facts.borrow().user_namespace_handlers.contains(handler) {
+            return Ok(None);
+        }
+        let (namespaces, uid) = (self.user_namespaces.clone(), context.key.uid.clone());
+        let ensured = tokio::task::spawn_blocking(move || namespaces.ensure(&uid)).await;
+        match ensured.map_err(|error| error.to_string())? {
+            Ok(mapping) => Ok(Some(mapping)),
+            Err(error) => Err(chain(&error)),
+        }
     }
 
     async fn host_resolver(&self) -> Result<HostResolver, String> {

@@ -16,6 +16,7 @@ impl Executor {
         let (unmounted, removed) =
             tokio::join!(self.parts.volumes.unmount(uid), self.parts.cgroups.remove_pod(uid, None));
         unmounted.map_err(|error| Failure::new("FailedUnmount", chain(&error)))?;
+        self.user_namespaces.release(uid);
         removed.map_err(|error| Failure::new("FailedRemovePodCgroup", chain(&error)))
     }
 

@@ -74,6 +74,8 @@ pub enum Action {
     },
     /// Tell by an event that the sandbox is made again.
     TellSandboxChanged,
+    /// Tell by an event that the runtime has not ended the pod in its time.
+    TellExceededGrace,
 }
 
 /// A container to create and start.
@@ -249,13 +251,20 @@ impl Action {
             | Action::CancelHook { .. }
             | Action::CleanUp
             | Action::TellBackoff { .. }
-            | Action::TellSandboxChanged => false,
+            | Action::TellSandboxChanged
+            | Action::TellExceededGrace => false,
         }
     }
 
     /// Whether it only tells something and is done at once.
     pub fn is_told(&self) -> bool {
-        matches!(self, Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. })
+        matches!(
+            self,
+            Action::TellBackoff { .. }
+                | Action::TellSandboxChanged
+                | Action::TellExceededGrace
+                | Action::CancelHook { .. }
+        )
     }
 
     /// Whether it removes what is no longer needed.

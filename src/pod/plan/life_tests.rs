@@ -431,3 +431,17 @@ fn sidecars_end_in_reverse_order_and_their_hooks_run_at_once() {
     assert_eq!(step(&containers, at(40)), (vec![], vec![("s1".into(), 2)]));
     assert_eq!(pod::spec(&pod).containers.len(), 1);
 }
+
+#[test]
+fn an_end_that_takes_too_long_is_told_once() {
+    let (pod, mut memory) = deleted(json!({}), 30);
+    let observed = observation(vec![instance(&pod, "c", 0, running())]);
+    let tells = |memory: &PodMemory, second| {
+        let (plan, _) = plan_with(&pod, &observed, memory, &ProbeResults::default(), at(second));
+        plan.actions.contains(&Action::TellExceededGrace)
+    };
+    assert!(!tells(&memory, 54));
+    assert!(tells(&memory, 55));
+    memory.note_started(&Action::TellExceededGrace, at(55));
+    assert!(!tells(&memory, 56));
+}

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage};
 use super::backoff::Backoff;
 use super::node_end::NodeEnd;
+use super::phases::PodPhases;
 use super::termination::{self, Termination};
 use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
@@ -202,6 +203,8 @@ pub struct PodMemory {
     pub termination: Option<Termination>,
     /// Why the node itself ends the pod, if it does.
     pub node_end: Option<NodeEnd>,
+    /// It was told that the pod's end takes too long.
+    pub told_exceeded_grace: bool,
     /// The pod's cgroup.
     pub cgroup: Step,
     /// The objects that its volumes need.
@@ -230,6 +233,8 @@ pub struct PodMemory {
     pub clean_up: Step,
     /// Removing sandboxes, containers and logs.
     pub remains: Step,
+    /// When it reached each stage of its start.
+    pub phases: PodPhases,
     /// The status that the next one is derived from.
     pub status: PodStatus,
 }
@@ -242,6 +247,7 @@ impl PodMemory {
             removed: false,
             termination: None,
             node_end: None,
+            told_exceeded_grace: false,
             cgroup: Step::Idle,
             references: Step::Idle,
             volumes: Step::Idle,
@@ -256,6 +262,7 @@ impl PodMemory {
             removals: BTreeMap::new(),
             clean_up: Step::Idle,
             remains: Step::Idle,
+            phases: PodPhases::new(pod, now),
             status: pod.status.clone().unwrap_or_default(),
         };
         memory.note_pod(pod, None, now);
@@ -288,6 +295,12 @@ impl PodMemory {
         {
             self.status.phase.clone_from(&api.phase);
         }
+    }
+
+    /// A status is about to be published. Returns whether that is the first in which the pod is Ready.
+    pub fn note_status(&mut self, status: &PodStatus, now: Timestamp) -> bool {
+        self.status.clone_from(status);
+        self.phases.note_status(status, now)
     }
 
     /// The pod is gone from its source.
@@ -385,12 +398,16 @@ impl PodMemory {
                 self.container_mut(container).backoff_told_for = Some(*finished_at);
             }
             Action::TellSandboxChanged => {}
+            Action::TellExceededGrace => self.told_exceeded_grace = true,
         }
     }
 
     /// An action has ended. Returns whether the runtime must be read again before anything is planned.
     pub fn note_outcome(&mut self, action: &Action, outcome: Outcome, now: Timestamp) -> bool {
         let result = outcome.result;
+        if result.is_ok() {
+            self.phases.note(action, now);
+        }
         match action {
             Action::CreateCgroup => self.cgroup.end(result.map(|()| Step::Done), now),
             Action::ResolveReferences => self.references.end(result.map(|()| Step::Done), now),
@@ -444,7 +461,10 @@ impl PodMemory {
             }
             Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
             Action::RemoveRemains => self.remains.end(result.map(|()| Step::Done), now),
-            Action::TellBackoff { .. } | Action::TellSandboxChanged | Action::CancelHook { .. } => {}
+            Action::TellBackoff { .. }
+            | Action::TellSandboxChanged
+            | Action::TellExceededGrace
+            | Action::CancelHook { .. } => {}
         }
         action.changes_runtime()
     }

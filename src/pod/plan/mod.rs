@@ -4,7 +4,7 @@
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
 //! [`running`] decides what is started, [`termination`] how a pod ends, [`stop`] and [`hooks`] how one container is stopped
 //! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
-//! waits, [`status`] what the API shows. [`PodMemory`] is what is remembered between two plans.
+//! waits, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is what is remembered between two plans.
 
 mod action;
 mod backoff;
@@ -13,6 +13,7 @@ mod hooks;
 mod memory;
 mod node_end;
 mod phase;
+mod phases;
 mod pod_resources;
 mod probes;
 mod restart;
@@ -41,6 +42,7 @@ pub(crate) use conditions::replace_or_append;
 pub use conditions::{is_own_disruption, is_owned_condition};
 pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step};
 pub use node_end::NodeEnd;
+pub use phases::PodPhases;
 pub use probes::probed;
 pub use termination::Termination;
 
@@ -62,6 +64,8 @@ pub struct NodeFacts {
     /// The runtime handlers (empty name: the default one) with which mounts are made read-only all the way down: that the
     /// runtime can do it and that this agent asks it to.
     pub recursive_read_only_handlers: BTreeSet<String>,
+    /// The runtime handlers (empty name: the default one) whose pods can have a user namespace of their own.
+    pub user_namespace_handlers: BTreeSet<String>,
 }
 
 /// All that a plan is made from.

@@ -46,6 +46,13 @@ impl Termination {
         }
     }
 
+    /// When an end that has not been reached must be told: half as much again as the grace period after it began, and 10 s
+    /// at least.
+    fn overdue_at(&self) -> Timestamp {
+        let patience = self.grace.saturating_add(self.grace / 2).max(SignedDuration::from_secs(10));
+        later(self.since, patience)
+    }
+
     /// What is left of the grace period.
     pub fn remaining(&self, now: Timestamp) -> SignedDuration {
         later(self.since, self.grace).duration_since(now).max(SignedDuration::ZERO)
@@ -76,6 +83,12 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     }
     let Some(observed) = view.observed else { return };
     if stop_containers(view, termination, observed.containers.iter(), draft) {
+        let overdue_at = termination.overdue_at();
+        match (view.memory.told_exceeded_grace, overdue_at <= view.now) {
+            (true, _) => {}
+            (false, true) => draft.act(Action::TellExceededGrace),
+            (false, false) => draft.wake(overdue_at),
+        }
         return;
     }
     if view.memory.sandbox.is_running() {

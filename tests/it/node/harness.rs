@@ -376,17 +376,16 @@ pub fn uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap()
 }
 
+/// The status of a container, init or regular; none before the agent has published any.
+pub fn find_container(pod: &Pod, name: &str) -> Option<ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    lists.into_iter().flatten().flatten().find(|c| c.name == name).cloned()
+}
+
 /// The status of a container, init or regular.
 pub fn container(pod: &Pod, name: &str) -> ContainerStatus {
-    let status = pod.status.as_ref().unwrap();
-    let lists = [&status.init_container_statuses, &status.container_statuses];
-    lists
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find(|c| c.name == name)
-        .unwrap_or_else(|| panic!("no status of {name}"))
-        .clone()
+    find_container(pod, name).unwrap_or_else(|| panic!("no status of {name}"))
 }
 
 /// The reason why a container waits.

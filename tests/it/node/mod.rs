@@ -9,6 +9,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod node_object;
+mod probes_and_hooks;
 mod static_pods;
 mod stats;
 mod streams;

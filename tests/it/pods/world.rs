@@ -246,6 +246,8 @@ impl World {
             services: services.clone(),
             client: client.clone(),
             node: Arc::new(node),
+            facts: node_facts.clone(),
+            ids_per_pod: 65_536,
             host_ips,
             network_problem,
             resolv_conf: PathBuf::new(),
