@@ -187,6 +187,9 @@ fn a_container_that_is_not_alive_is_stopped(
     let (plan, _) = plan_with(&pod, &observed, &memory, &ProbeResults::default(), at(6));
     assert_eq!(started(&plan), if policy == "Never" { vec![] } else { vec![("c", 1)] });
     assert_eq!(plan.completed, policy == "Never");
+    // The API lets no container out of an end that its policy would not follow by a restart.
+    let shown = container(&plan, "c").state.as_ref().unwrap();
+    assert_eq!(shown.waiting.is_some(), policy == "OnFailure");
 }
 
 #[test]

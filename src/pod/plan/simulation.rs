@@ -331,8 +331,9 @@ impl World {
                 return Outcome { container_id: Some(id), ..Outcome::from(Ok(())) };
             }
             Action::KillContainer(kill) => {
+                let code = if self.rng.random_bool(0.3) { 0 } else { 143 };
                 for container in self.runtime.containers.iter_mut().filter(|c| c.id == kill.id) {
-                    end(container, now, 143);
+                    end(container, now, code);
                 }
             }
             Action::RemoveContainer { id, .. } => self.runtime.containers.retain(|c| c.id != *id),
@@ -561,6 +562,16 @@ impl World {
         for (name, count) in counts(&self.api) {
             let now = counts(status).get(&name).copied().unwrap_or(0);
             assert!(now >= count, "the API's restart count of {name} went from {count} to {now}");
+        }
+        for old in self.api.container_statuses.iter().flatten() {
+            let ended = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+            let new = status.container_statuses.iter().flatten().find(|s| s.name == old.name);
+            if let (Some(code), Some(None)) = (ended(old), new.map(ended)) {
+                let spec = pod::spec(&self.pod);
+                let (_, container) = pod::container_by_name(spec, &old.name).unwrap();
+                let allowed = restart::should_restart(spec, &container, code, false);
+                assert!(allowed, "the API refuses that {} leaves its end with {code}", old.name);
+            }
         }
         let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
         let observed = self.observed.as_ref().unwrap();
