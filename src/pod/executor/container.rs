@@ -140,7 +140,7 @@ impl Executor {
             mounts: &mounts,
             block_devices: &[],
             termination_log: Some(&termination_log),
-            target_id: None,
+            target_id: start.target_id.as_deref(),
             runtime_handler: &start.runtime_handler,
             supports_recursive_read_only: self.supports_recursive_read_only(&start.runtime_handler),
             user_mapping: self.user_mapping(context, &start.runtime_handler).await.map_err(config_error)?,

@@ -103,6 +103,8 @@ pub struct StartContainer {
     pub backoff_key: String,
     /// Whether the container has a hook to be run once it has started.
     pub has_post_start: bool,
+    /// For ephemeral containers: the container whose processes they see, by the runtime's id (`targetContainerName`).
+    pub target_id: Option<String>,
 }
 
 /// Which of a container's lifecycle hooks.

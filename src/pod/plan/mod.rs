@@ -4,11 +4,13 @@
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
 //! [`running`] decides what is started, [`termination`] how a pod ends, [`stop`] and [`hooks`] how one container is stopped
 //! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
-//! waits, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is what is remembered between two plans.
+//! waits, [`ephemeral`] who looks into it, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is
+//! what is remembered between two plans.
 
 mod action;
 mod backoff;
 mod conditions;
+mod ephemeral;
 mod hooks;
 mod memory;
 mod node_end;

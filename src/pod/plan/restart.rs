@@ -1,8 +1,28 @@
 //! Whether a container that ended is started again.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, PodSpec};
 
 use crate::model::observation::Exit;
+use crate::model::pod;
+
+/// The action of a rule that starts its own container again. Any other leaves the decision to the policy.
+const RESTART: &str = "Restart";
+
+/// The first of the container's rules that speaks of that exit code (`restartPolicyRules`, KEP 5307). Rules count only
+/// beside a restart policy of the container's own.
+fn rule(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy.as_ref()?;
+    container.restart_policy_rules.iter().flatten().find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.iter().flatten().any(|value| *value == code);
+            match codes.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                _ => false,
+            }
+        })
+    })
+}
 
 /// Whether an exit of a regular or init container counts as a success.
 pub(super) fn is_success(exit: &Exit) -> bool {
@@ -16,8 +36,14 @@ pub(super) fn was_cut_off(exit: &Exit) -> bool {
     exit.started_at.is_none() && exit.reason == "StartError" && exit.message.contains("context canceled")
 }
 
-/// Whether the container is started again after an exit with that code, by its own restart policy or else the pod's.
+/// Whether the container is started again after an exit with that code: by the first of its own rules that knows the code,
+/// else by its own restart policy, else by the pod's.
 pub(super) fn should_restart(spec: &PodSpec, container: &Container, code: i32, is_init: bool) -> bool {
+    // An init container that succeeded has done its work, whatever its rules say of its code.
+    let is_done = is_init && code == 0 && !pod::is_sidecar(container);
+    if !is_done && rule(container, code).is_some_and(|rule| rule.action == RESTART) {
+        return true;
+    }
     let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref()).unwrap_or("Always");
     match policy {
         "Never" => false,
@@ -29,6 +55,7 @@ pub(super) fn should_restart(spec: &PodSpec, container: &Container, code: i32, i
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ContainerRestartRuleOnExitCodes;
     use rstest::rstest;
 
     use super::*;
@@ -55,5 +82,48 @@ mod tests {
         let spec = PodSpec { restart_policy: Some(pod.into()), ..PodSpec::default() };
         let container = Container { restart_policy: own.map(Into::into), ..Container::default() };
         assert_eq!(should_restart(&spec, &container, code, is_init), expected);
+    }
+
+    #[rstest]
+    #[case("Never", "In", &[42, 43], 42, true)]
+    #[case("Never", "In", &[42, 43], 1, false)]
+    #[case("Never", "NotIn", &[0], 1, true)]
+    #[case("Never", "NotIn", &[0], 0, false)]
+    #[case("OnFailure", "In", &[0], 0, true)]
+    #[case("OnFailure", "In", &[42], 1, true)]
+    #[case("Never", "Sometimes", &[42], 42, false)]
+    fn rules_come_before_policies(
+        #[case] own: &str,
+        #[case] operator: &str,
+        #[case] values: &[i32],
+        #[case] code: i32,
+        #[case] expected: bool,
+    ) {
+        let spec = PodSpec { restart_policy: Some("Never".into()), ..PodSpec::default() };
+        let codes = ContainerRestartRuleOnExitCodes { operator: operator.into(), values: Some(values.to_vec()) };
+        let rules = vec![ContainerRestartRule { action: "Restart".into(), exit_codes: Some(codes) }];
+        let mut container = Container { restart_policy_rules: Some(rules), ..Container::default() };
+        assert!(!should_restart(&spec, &container, code, false), "rules need a policy beside them");
+        container.restart_policy = Some(own.into());
+        assert_eq!(should_restart(&spec, &container, code, false), expected);
+        // An init container that succeeded is not run again.
+        assert_eq!(should_restart(&spec, &container, code, true), expected && code != 0);
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let of = |action: &str, values: Vec<i32>| {
+            let codes = ContainerRestartRuleOnExitCodes { operator: "In".into(), values: Some(values) };
+            ContainerRestartRule { action: action.into(), exit_codes: Some(codes) }
+        };
+        let rules = vec![of("Other", vec![1]), of("Restart", vec![1, 2])];
+        let container = Container {
+            restart_policy: Some("Never".into()),
+            restart_policy_rules: Some(rules),
+            ..Container::default()
+        };
+        let spec = PodSpec::default();
+        assert!(!should_restart(&spec, &container, 1, false));
+        assert!(should_restart(&spec, &container, 2, false));
     }
 }

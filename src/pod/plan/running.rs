@@ -1,9 +1,12 @@
 //! What a pod that is meant to run needs: its cgroup, volumes and images, a sandbox, and its containers in their order.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::core::v1::Container;
 
 use super::Draft;
 use super::action::{Action, StartContainer};
+use super::ephemeral;
 use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later};
 use super::probes;
@@ -34,11 +37,13 @@ const KILLED: i32 = 137;
 /// A container that should be started as soon as all that it needs is there.
 struct Candidate<'a> {
     kind: ContainerKind,
-    container: &'a Container,
+    container: Cow<'a, Container>,
     restart_count: u32,
     restart_of: Option<Timestamp>,
     /// It was killed, then; by whom is not known.
     killed_at: Option<Timestamp>,
+    /// The container whose processes it is to see.
+    target_id: Option<String>,
 }
 
 /// What the pod's containers are up to.
@@ -138,6 +143,9 @@ fn first_images(view: &View<'_>, draft: &mut Draft) {
 
 /// Asks for the images of all containers that have not been made yet, and of those to be started again.
 fn pull_images(view: &View<'_>, observed: &PodObservation, progress: &Progress<'_>, draft: &mut Draft) {
+    for candidate in progress.candidates.iter().filter(|c| c.kind == ContainerKind::Ephemeral) {
+        pull(view, candidate.kind, &candidate.container, draft);
+    }
     for (kind, container) in pod::init_and_regular_containers(view.spec) {
         let candidate = progress.candidates.iter().find(|c| c.container.name == container.name);
         let wanted = match candidate {
@@ -183,7 +191,7 @@ fn waiting_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp
 fn backing_off_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
     let finished_at = candidate.restart_of?;
     let memory = view.memory.container(&candidate.container.name)?;
-    if memory.backoff_key != backoff_key(view.pod, candidate.container) {
+    if memory.backoff_key != backoff_key(view.pod, &candidate.container) {
         return None;
     }
     memory.backoff.wait(finished_at, view.now).map(|(until, _)| until)
@@ -210,6 +218,8 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             (Step::Done, Some(image)) => image,
             // One that failed does not hold up the next; one under way does, since containers start in their order.
             (Step::Failed(_), _) => continue,
+            // Who looks into a pod neither waits for its containers nor holds them up.
+            _ if candidate.kind == ContainerKind::Ephemeral => continue,
             _ => return,
         };
         match memory.start.due(view.now, &START_RETRY) {
@@ -233,7 +243,8 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             image: image.clone(),
             restart_of: candidate.restart_of,
             backoff: view.node.backoff,
-            backoff_key: backoff_key(view.pod, candidate.container),
+            backoff_key: backoff_key(view.pod, &candidate.container),
+            target_id: candidate.target_id.clone(),
             has_post_start: candidate.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()),
         }));
         return;
@@ -296,6 +307,18 @@ fn progress<'a>(
     if is_completed(view, observed) {
         progress.completed = true;
         return progress;
+    }
+    if let Some(sandbox) = sandbox {
+        progress.candidates.extend(ephemeral::to_start(view, observed, sandbox).map(|(container, target_id)| {
+            Candidate {
+                kind: ContainerKind::Ephemeral,
+                container: Cow::Owned(container),
+                restart_count: 0,
+                restart_of: None,
+                killed_at: None,
+                target_id,
+            }
+        }));
     }
     let initialized = sandbox.is_some_and(|sandbox| {
         view.spec.containers.iter().any(|c| instance_in(observed, &c.name, &sandbox.id).is_some())
@@ -374,8 +397,9 @@ fn consider<'a>(
     let mut candidate = |restart_count, exit: Option<&Exit>| {
         progress.candidates.push(Candidate {
             kind,
-            container,
+            container: Cow::Borrowed(container),
             restart_count,
+            target_id: None,
             restart_of: exit.map(|exit| exit.finished_at),
             killed_at: exit.filter(|exit| exit.code == KILLED).map(|exit| exit.finished_at),
         });

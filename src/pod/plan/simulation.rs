@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, Probe, SleepAction,
+    Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer, Lifecycle,
+    LifecycleHandler, Pod, PodSpec, PodStatus, Probe, SleepAction,
 };
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -84,6 +85,19 @@ fn random_container(rng: &mut StdRng, name: String, restart_policy: Option<&str>
     }
 }
 
+/// A regular container, perhaps with a restart policy and a rule of its own.
+fn random_regular(rng: &mut StdRng, name: String) -> Container {
+    let mut container = random_container(rng, name, None);
+    if rng.random_bool(0.3) {
+        container.restart_policy = Some(["Always", "OnFailure", "Never"][rng.random_range(0..3)].into());
+        let operator = ["In", "NotIn"][rng.random_range(0..2)].into();
+        let codes = ContainerRestartRuleOnExitCodes { operator, values: Some(vec![1]) };
+        let rule = ContainerRestartRule { action: "Restart".into(), exit_codes: Some(codes) };
+        container.restart_policy_rules = rng.random_bool(0.5).then(|| vec![rule]);
+    }
+    container
+}
+
 fn random_pod(rng: &mut StdRng) -> Pod {
     let inits = rng.random_range(0..4);
     let init = (0..inits)
@@ -93,7 +107,7 @@ fn random_pod(rng: &mut StdRng) -> Pod {
         })
         .collect();
     let regulars = rng.random_range(1..3);
-    let containers = (0..regulars).map(|i| random_container(rng, format!("main-{i}"), None)).collect();
+    let containers = (0..regulars).map(|i| random_regular(rng, format!("main-{i}"))).collect();
     let restart_policy = ["Always", "OnFailure", "Never"][rng.random_range(0..3)];
     Pod {
         metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
@@ -383,8 +397,30 @@ impl World {
                 self.memory.note_references_changed(self.now);
             }
             8 if self.rng.random_bool(0.3) => self.delete_pod(),
+            9 => self.add_ephemeral(),
             _ => {}
         }
+    }
+
+    /// Somebody wants to look into the pod.
+    fn add_ephemeral(&mut self) {
+        let previous = self.pod.clone();
+        let targeted = self.rng.random_bool(0.5);
+        let containers = self.pod.spec.get_or_insert_default().ephemeral_containers.get_or_insert_default();
+        if self.memory.removed || containers.len() == 2 {
+            return;
+        }
+        let name = format!("debug-{}", containers.len());
+        let note = format!("{name} is added");
+        containers.push(EphemeralContainer {
+            name,
+            image: Some("tools".into()),
+            target_container_name: targeted.then(|| "main-0".into()),
+            ..EphemeralContainer::default()
+        });
+        self.note(note);
+        let pod = self.pod.clone();
+        self.memory.note_pod(&pod, Some(&previous), self.now);
     }
 
     fn exit_one(&mut self) {
@@ -521,6 +557,10 @@ impl World {
             "two of {} at the same time",
             start.container
         );
+        if start.kind == pod::ContainerKind::Ephemeral {
+            assert!(self.runtime.container(&start.container).is_none(), "{} is started again", start.container);
+            return;
+        }
         let was_initialized = spec.containers.iter().any(|c| !in_sandbox(&c.name).is_empty());
         for init in spec.init_containers.iter().flatten() {
             if init.name == start.container {
@@ -671,6 +711,7 @@ fn the_simulation_reaches_what_it_checks() {
             "failed liveness probe",
             "failed startup probe",
             "FailedPostStartHook",
+            "kind: Ephemeral, sandbox_id",
             "the agent is killed",
         ] {
             *seen.entry(what).or_default() += world.trace.iter().filter(|line| line.contains(what)).count();
