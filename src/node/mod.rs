@@ -59,10 +59,10 @@ pub type RepeatedFailureHook = Arc<dyn Fn() + Send + Sync>;
 /// Clients of the API server.
 #[derive(Clone)]
 pub struct NodeClients {
-    /// For registration and the CSINode.
+    /// For registration, the CSINode and the watch of the Node.
     pub main: Client,
-    /// For status, lease and the watch of the Node: with a rate limit of its own, so that a node that is busy with pods
-    /// does not miss its heartbeats.
+    /// For status and lease: with a rate limit of its own, so that a node that is busy with pods does not miss its
+    /// heartbeats. It may have a timeout, which ends a watch as well.
     pub heartbeat: Client,
 }
 
@@ -174,7 +174,7 @@ impl<R: NodeRuntime> NodeManager<R> {
         tasks.spawn(named("runtime monitor", self.monitor.run(all.clone())));
         match self.parts.clients {
             Some(NodeClients { main, heartbeat }) => {
-                let watch = handle::NodeWatch::new(heartbeat.clone(), self.node.clone());
+                let watch = handle::NodeWatch::new(main.clone(), self.node.clone());
                 let hook = &self.parts.on_repeated_failure;
                 let lease = lease::LeaseKeeper::new(
                     heartbeat.clone(),

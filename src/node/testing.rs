@@ -61,6 +61,21 @@ impl ApiServer {
         Client::new(service, "default")
     }
 
+    /// A client that cannot keep a watch, since each of its requests has to end soon.
+    pub fn heartbeat_client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move {
+                if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut));
+                }
+                server.answer(request).await
+            }
+        });
+        Client::new(service, "default")
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

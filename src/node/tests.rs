@@ -62,7 +62,7 @@ impl Bench {
         let network = Arc::new(FakeNetwork(Mutex::new(world.network)));
         let is_listed = Arc::new(AtomicBool::new(true));
         let listed = Arc::clone(&is_listed);
-        let clients = NodeClients { main: server.client(), heartbeat: server.client() };
+        let clients = NodeClients { main: server.client(), heartbeat: server.heartbeat_client() };
         let relist_age: RelistAge = Arc::new(move || listed.load(Ordering::Relaxed).then_some(Duration::ZERO));
         let mut parts = NodeParts::new(
             world.settings,
