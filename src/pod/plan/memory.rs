@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage};
 use super::backoff::Backoff;
@@ -237,6 +237,15 @@ pub struct PodMemory {
     pub phases: PodPhases,
     /// The status that the next one is derived from.
     pub status: PodStatus,
+    /// How often containers of a static pod were started before it was put back, by name.
+    pub earlier_starts: BTreeMap<String, u32>,
+}
+
+/// How often a container was started as its status tells. What is waiting has been counted already.
+pub(super) fn starts(status: &ContainerStatus) -> u32 {
+    let count = u32::try_from(status.restart_count).unwrap_or(0);
+    let ran = status.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+    if ran { count.saturating_add(1) } else { count }
 }
 
 impl PodMemory {
@@ -264,6 +273,7 @@ impl PodMemory {
             remains: Step::Idle,
             phases: PodPhases::new(pod, now),
             status: pod.status.clone().unwrap_or_default(),
+            earlier_starts: BTreeMap::new(),
         };
         memory.note_pod(pod, None, now);
         memory
@@ -275,6 +285,15 @@ impl PodMemory {
         memory.removed = true;
         memory.termination = Some(Termination::of_orphan(now));
         memory
+    }
+
+    /// Takes in the mirror that an earlier life of a static pod has left. Nothing else may tell of that any more, and the
+    /// restart counts go on from there.
+    pub fn note_mirror(&mut self, mirror: &Pod) {
+        let Some(status) = &mirror.status else { return };
+        for container in [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten() {
+            self.earlier_starts.insert(container.name.clone(), starts(container));
+        }
     }
 
     /// Takes in a new state of the pod object.

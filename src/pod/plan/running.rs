@@ -8,7 +8,7 @@ use super::Draft;
 use super::action::{Action, StartContainer};
 use super::ephemeral;
 use super::hooks;
-use super::memory::{Due, RetryPolicy, Step, later};
+use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
 use super::stop::{Stop, container_grace, stop};
@@ -500,11 +500,9 @@ fn next_count_without_instance(view: &View<'_>, kind: ContainerKind, name: &str)
         ContainerKind::Regular => &view.memory.status.container_statuses,
         ContainerKind::Ephemeral => &view.memory.status.ephemeral_container_statuses,
     };
-    let Some(status) = statuses.iter().flatten().find(|s| s.name == name) else { return 0 };
-    let count = u32::try_from(status.restart_count).unwrap_or(0);
     // The status computed when a running container vanished has counted it already and shows it as waiting.
-    let ran = status.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
-    if ran { count.saturating_add(1) } else { count }
+    let published = statuses.iter().flatten().find(|s| s.name == name).map_or(0, starts);
+    published.max(view.memory.earlier_starts.get(name).copied().unwrap_or(0))
 }
 
 /// Whether the regular containers have all ended for good, or an init container has failed for good.

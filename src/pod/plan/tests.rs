@@ -356,6 +356,23 @@ fn a_vanished_container_counts_as_a_restart() {
 }
 
 #[test]
+fn the_restarts_of_a_static_pod_go_on_from_its_mirror() {
+    let pod = simple();
+    let mut mirror = pod.clone();
+    let shown = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
+        "restartCount": 2, "state": {"running": {}}}]});
+    mirror.status = serde_json::from_value(shown).unwrap();
+    let mut memory = prepared(&pod);
+    memory.note_mirror(&mirror);
+    let plan = plan_at(&pod, Some(&observation(vec![])), &memory, at(3));
+    assert_eq!(started(&plan), [("c", 3)]);
+    memory.status = plan.status.clone().unwrap();
+    assert_eq!(started(&plan_at(&pod, Some(&observation(vec![])), &memory, at(3))), [("c", 3)], "it is counted once");
+    let up = plan_at(&pod, Some(&observation(vec![instance(&pod, "c", 2, running())])), &memory, at(4));
+    assert_eq!(container(&up, "c").restart_count, 2, "what still runs was not started again");
+}
+
+#[test]
 fn a_changed_image_restarts_the_container_even_if_the_pod_never_restarts() {
     let pod = pod_of(json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "new"}]}));
     let mut old = instance(&pod, "c", 0, running());
