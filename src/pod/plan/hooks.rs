@@ -52,11 +52,16 @@ pub(super) fn cancel_post_start(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// Gives up preStop hooks of containers that have ended meanwhile.
+/// Gives up preStop hooks of containers that have ended meanwhile. One that was still under way when its time was over has
+/// failed by that.
 pub(super) fn cancel_pre_stop(view: &View<'_>, draft: &mut Draft) {
-    for (id, _) in view.memory.kills.iter().filter(|(_, kill)| kill.pre_stop.is_running()) {
+    for (id, kill) in view.memory.kills.iter().filter(|(_, kill)| kill.pre_stop.is_running()) {
         if has_ended(view, id) {
-            draft.act(Action::CancelHook { id: id.clone(), container: String::new(), failed: None });
+            let overran = !matches!(kill.step, Step::Idle);
+            let instance = view.observed.and_then(|o| o.containers.iter().find(|c| c.id == *id));
+            let container = instance.map(|c| c.name.clone()).unwrap_or_default();
+            let failed = (overran && instance.is_some()).then_some(HookKind::PreStop);
+            draft.act(Action::CancelHook { id: id.clone(), container, failed });
         }
     }
 }

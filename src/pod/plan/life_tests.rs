@@ -193,6 +193,24 @@ fn a_container_that_is_not_alive_is_stopped(
 }
 
 #[test]
+fn nothing_of_a_pod_starts_while_one_of_its_containers_is_stopped() {
+    let mut pod = probed_pod(&["livenessProbe"]);
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers[0].lifecycle = serde_json::from_value(json!({"preStop": {"sleep": {"seconds": 5}}})).unwrap();
+    let mut other = spec.containers[0].clone();
+    (other.name, other.liveness_probe, other.lifecycle) = ("d".into(), None, None);
+    spec.containers.push(other);
+    let mut memory = prepared(&pod);
+    let crashed = |c| observation(vec![instance(&pod, "c", 0, c), instance(&pod, "d", 0, exited(1, 4))]);
+    let (plan, _) = plan_with(&pod, &crashed(running()), &memory, &not_alive("c-0"), at(5));
+    assert_eq!((hooks(&plan).as_slice(), started(&plan)), ([(HookKind::PreStop, "c")].as_slice(), vec![]));
+    note(&mut memory, &plan, at(5));
+    assert_eq!(started(&plan_with(&pod, &crashed(running()), &memory, &not_alive("c-0"), at(6)).0), []);
+    let (plan, _) = plan_with(&pod, &crashed(exited(0, 7)), &memory, &ProbeResults::default(), at(7));
+    assert_eq!(started(&plan), [("c", 1)]);
+}
+
+#[test]
 fn a_stop_that_was_begun_goes_on_when_its_cause_is_forgotten() {
     let mut pod = probed_pod(&["livenessProbe"]);
     pod.spec.as_mut().unwrap().containers[0].lifecycle =
@@ -284,9 +302,11 @@ fn deleted(lifecycle: serde_json::Value, grace: i64) -> (Pod, PodMemory) {
     (pod, memory)
 }
 
-#[test]
-fn a_pre_stop_hook_that_takes_too_long_is_cut_off() {
-    let (pod, mut memory) = deleted(json!({"preStop": {"exec": {"command": ["sleep"]}}}), 20);
+#[rstest]
+#[case(json!({"httpGet": {"port": 80}}), true)]
+#[case(json!({"exec": {"command": ["sleep"]}}), false)]
+fn a_pre_stop_hook_that_takes_too_long_is_waited_for_no_more(#[case] handler: serde_json::Value, #[case] is_cut: bool) {
+    let (pod, mut memory) = deleted(json!({"preStop": handler}), 20);
     let observed = observation(vec![instance(&pod, "c", 0, running())]);
     let none = ProbeResults::default();
     let (plan, _) = plan_with(&pod, &observed, &memory, &none, at(10));
@@ -296,10 +316,13 @@ fn a_pre_stop_hook_that_takes_too_long_is_cut_off() {
     assert_eq!(plan_with(&pod, &observed, &memory, &none, at(29)).0.actions, []);
     let (plan, _) = plan_with(&pod, &observed, &memory, &none, at(30));
     let cancel = Action::CancelHook { id: "c-0".into(), container: "c".into(), failed: Some(HookKind::PreStop) };
-    assert_eq!(plan.actions[0], cancel);
+    assert_eq!(plan.actions.contains(&cancel), is_cut, "what runs in the container ends with that");
     assert_eq!(kills(&plan)[0].grace, SignedDuration::from_secs(2), "there is always time for the stop signal");
     note(&mut memory, &plan, at(30));
     assert_eq!(plan_with(&pod, &observed, &memory, &none, at(31)).0.actions, []);
+    let ended = observation(vec![instance(&pod, "c", 0, exited(137, 32))]);
+    let (plan, _) = plan_with(&pod, &ended, &memory, &none, at(32));
+    assert_eq!(plan.actions.contains(&cancel), !is_cut, "it is told once that the hook failed");
 }
 
 #[test]
@@ -326,7 +349,7 @@ fn a_hook_of_a_container_that_has_ended_is_given_up() {
     note(&mut memory, &plan, at(10));
     let observed = observation(vec![instance(&pod, "c", 0, exited(0, 11))]);
     let (plan, _) = plan_with(&pod, &observed, &memory, &none, at(11));
-    let cancel = Action::CancelHook { id: "c-0".into(), container: String::new(), failed: None };
+    let cancel = Action::CancelHook { id: "c-0".into(), container: "c".into(), failed: None };
     assert_eq!(plan.actions, [cancel, Action::StopSandbox { id: "s0".into() }]);
 }
 

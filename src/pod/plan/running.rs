@@ -87,8 +87,13 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
     for container in &progress.removals {
         remove(view, container, draft);
     }
+    let stops = !progress.stops.is_empty();
     for needed in progress.stops {
         stop(view, needed, draft);
+    }
+    // What must be stopped ends before anything else of the pod starts, hook and all.
+    if stops {
+        return;
     }
     // Before the node's addresses are known nothing is started: containers are told of them when they start.
     if memory.is_runtime_busy() || progress.candidates.is_empty() || view.node.host_ips.is_empty() {

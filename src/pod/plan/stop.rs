@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Draft;
-use super::action::{Action, Hook, HookKind, KillContainer};
+use super::action::{Action, Hook, HookCall, HookKind, KillContainer};
 use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later};
 use super::termination::requested_grace;
@@ -74,11 +74,14 @@ pub(super) fn stop(view: &View<'_>, stop: Stop<'_>, draft: &mut Draft) {
                 draft.wake(deadline);
                 return;
             }
-            draft.act(Action::CancelHook {
-                id: container.id.clone(),
-                container: container.name.clone(),
-                failed: Some(HookKind::PreStop),
-            });
+            // What runs in the container goes on until that ends: its last seconds are its own.
+            if !matches!(hooks::pre_stop(view, container), Some(HookCall::Exec(_))) {
+                draft.act(Action::CancelHook {
+                    id: container.id.clone(),
+                    container: container.name.clone(),
+                    failed: Some(HookKind::PreStop),
+                });
+            }
         }
         Some(_) => {}
     }
@@ -110,7 +113,7 @@ fn signal(view: &View<'_>, stop: &Stop<'_>, deadline: Timestamp, draft: &mut Dra
 }
 
 /// The container's preStop hook, if it has one and there is time for it.
-fn pre_stop(view: &View<'_>, stop: &Stop<'_>) -> Option<super::HookCall> {
+fn pre_stop(view: &View<'_>, stop: &Stop<'_>) -> Option<HookCall> {
     let runs = matches!(stop.container.state, ContainerState::Running { .. });
     if runs && stop.grace > SignedDuration::ZERO { hooks::pre_stop(view, stop.container) } else { None }
 }
