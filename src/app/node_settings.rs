@@ -16,10 +16,12 @@ use crate::kube::objects::ChangeDetection;
 use crate::model::container_resources::{LinuxResourceSettings, MemoryQos, MemoryReservation};
 use crate::model::go_duration::GoDuration;
 use crate::model::quantity::{self, Amount};
-use crate::model::resources::ResourceTotals;
+use crate::model::resources::{CPU, ResourceTotals};
 use crate::node::resources::{DeviceResources, EvictionReservation, Reservations};
 use crate::node::{self, NodeFacts};
 use crate::runtime::translate;
+use crate::sys::cpu_list;
+use crate::sys::machine::MachineReader;
 
 pub(super) fn duration(duration: GoDuration) -> Duration {
     duration.to_std()
@@ -47,13 +49,38 @@ pub(super) fn allocatable(settings: &node::NodeSettings, facts: &NodeFacts) -> B
     allocatable
 }
 
-/// What pods cannot have.
-pub(super) fn reservations(configuration: &KubeletConfiguration) -> anyhow::Result<Reservations> {
-    Ok(Reservations {
+/// What pods cannot have. A set of reserved CPUs takes the place of every other reservation of CPU.
+pub(super) fn reservations(
+    configuration: &KubeletConfiguration,
+    machine: &MachineReader,
+) -> anyhow::Result<Reservations> {
+    let mut reservations = Reservations {
         system: amounts("systemReserved", &configuration.system_reserved)?,
         kube: amounts("kubeReserved", &configuration.kube_reserved)?,
         eviction: EvictionReservation::of(&configuration.eviction_hard)?,
-    })
+    };
+    if !configuration.reserved_system_cpus.is_empty() {
+        let online = machine.online_cpus().context("reservedSystemCPUs: reading which processors are online")?;
+        let size = reserved_cpus(&configuration.reserved_system_cpus, &online)?;
+        reservations.kube.remove(CPU);
+        reservations.system.insert(CPU.to_owned(), Amount::from_units(size));
+    }
+    Ok(reservations)
+}
+
+/// How many CPUs a set reserves.
+fn reserved_cpus(reserved: &str, online: &str) -> anyhow::Result<i64> {
+    let set = |text| cpu_list::parse(text).with_context(|| format!("{text:?} is no list of CPUs"));
+    let (wanted, present) = (set(reserved)?, set(online)?);
+    anyhow::ensure!(wanted.is_subset(&present), "reserved-cpus: {reserved} is not a subset of online-cpus: {online}");
+    Ok(i64::try_from(wanted.len())?)
+}
+
+/// Refuses reservations of more than the machine has, before anything is enforced.
+pub(super) fn check_reservations(reservations: &Reservations, facts: &NodeFacts) -> anyhow::Result<()> {
+    let excess = node::resources::excessive_reservations(reservations, facts);
+    anyhow::ensure!(excess.is_empty(), "invalid Node Allocatable configuration. {}", excess.join(" "));
+    Ok(())
 }
 
 /// The Node object's side.
@@ -229,5 +256,55 @@ pub(super) fn change_detection(configuration: &KubeletConfiguration) -> ChangeDe
         "Get" => ChangeDetection::Get,
         "Cache" => ChangeDetection::Cache { ttl: Duration::from_secs(60) },
         _ => ChangeDetection::Watch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_cpus_are_counted_and_must_be_there() {
+        assert_eq!(reserved_cpus("0,2-3", "0-3").unwrap(), 3);
+        let error = reserved_cpus("0-4", "0-3").unwrap_err().to_string();
+        assert_eq!(error, "reserved-cpus: 0-4 is not a subset of online-cpus: 0-3");
+    }
+
+    #[test]
+    fn a_set_of_cpus_takes_the_place_of_other_reservations_of_cpu() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("sys/devices/system/cpu");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("online"), "0-7\n").unwrap();
+        let list = |cpu: &str| [("cpu".to_owned(), cpu.to_owned()), ("memory".to_owned(), "1Gi".to_owned())].into();
+        let mut configuration = KubeletConfiguration {
+            reserved_system_cpus: "0-1".to_owned(),
+            system_reserved: list("5"),
+            kube_reserved: list("1"),
+            ..KubeletConfiguration::default()
+        };
+        let machine = MachineReader::below(root.path());
+        let reservations = self::reservations(&configuration, &machine).unwrap();
+        assert_eq!(reservations.system["cpu"], Amount::from_units(2));
+        assert!(!reservations.kube.contains_key("cpu") && reservations.kube.contains_key("memory"));
+        configuration.reserved_system_cpus = String::new();
+        let reservations = self::reservations(&configuration, &machine).unwrap();
+        assert_eq!(reservations.system["cpu"], Amount::from_units(5));
+    }
+
+    #[test]
+    fn more_cannot_be_reserved_than_there_is() {
+        let mut facts = NodeFacts::default();
+        facts.machine.cpus = 2;
+        facts.machine.memory_bytes = 1 << 30;
+        let mut reservations = Reservations::default();
+        reservations.system.insert("cpu".to_owned(), Amount::from_units(2));
+        check_reservations(&reservations, &facts).unwrap();
+        reservations.kube.insert("cpu".to_owned(), Amount::from_milli(100));
+        assert_eq!(
+            check_reservations(&reservations, &facts).unwrap_err().to_string(),
+            "invalid Node Allocatable configuration. Resource \"cpu\" has a reservation of 2100m but capacity of 2. Expected \
+             capacity >= reservation."
+        );
     }
 }

@@ -104,7 +104,7 @@ pub(super) async fn start(
     let hierarchy = Hierarchy::detect(&HostPaths::default()).context("the host's cgroups")?;
     let version = hierarchy.version();
     validate_for_cgroup(configuration, version == Version::V1)?;
-    let reservations = node_settings::reservations(configuration)?;
+    let reservations = node_settings::reservations(configuration, &MachineReader::below("/"))?;
     let node_config = node_settings::node(settings, &reservations)?;
     let node_name = node_config.node_name.clone();
 
@@ -115,6 +115,7 @@ pub(super) async fn start(
     let mounts = Arc::new(KernelMounts::default());
     prepare_root(&settings.flags.root_dir)?;
     let facts = NodeFacts::read(&MachineReader::below("/"), &settings.flags.root_dir).context("reading the machine")?;
+    node_settings::check_reservations(&reservations, &facts)?;
 
     let runtime = RuntimeClient::new(&ClientSettings {
         runtime_endpoint: configuration.container_runtime_endpoint.clone(),

@@ -90,6 +90,7 @@ pub const ACTED_ON: &[&str] = &[
     "registerWithTaints",
     "registryBurst",
     "registryPullQPS",
+    "reservedSystemCPUs",
     "resolvConf",
     "rotateCertificates",
     "runtimeRequestTimeout",

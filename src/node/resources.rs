@@ -160,8 +160,13 @@ pub fn excessive_reservations(reservations: &Reservations, facts: &NodeFacts) ->
     let excess = |(name, reserved): (String, Amount)| {
         let available = capacity.get(&name).copied().unwrap_or_default();
         let text = |amount: Amount| amount_text(&name, amount).0;
-        (reserved > available)
-            .then(|| format!("{} of {name} are reserved, the node has {}", text(reserved), text(available)))
+        (reserved > available).then(|| {
+            let (reserved, available) = (text(reserved), text(available));
+            format!(
+                "Resource {name:?} has a reservation of {reserved} but capacity of {available}. Expected capacity >= \
+                 reservation."
+            )
+        })
     };
     self::reserved(reservations, &capacity).into_iter().filter_map(excess).collect()
 }
@@ -335,7 +340,10 @@ mod tests {
         assert_eq!((allocatable["cpu"].0.as_str(), allocatable["memory"].0.as_str()), ("0", "0"));
         assert_eq!(
             excessive_reservations(&settings.reservations, &facts()),
-            ["5 of cpu are reserved, the node has 4", "1Ti of memory are reserved, the node has 8000000Ki"]
+            [
+                "Resource \"cpu\" has a reservation of 5 but capacity of 4. Expected capacity >= reservation.",
+                "Resource \"memory\" has a reservation of 1Ti but capacity of 8000000Ki. Expected capacity >= reservation.",
+            ]
         );
         assert_eq!(excessive_reservations(&Reservations::default(), &facts()), Vec::<String>::new());
     }

@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::cpu_list;
+
 /// What keeps the machine from being described.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -179,11 +181,16 @@ impl MachineReader {
         Ok(entries.collect())
     }
 
+    /// The processors that are online, as the kernel lists them (`0-3,8`).
+    pub fn online_cpus(&self) -> Result<String, MachineError> {
+        Ok(self.read("sys/devices/system/cpu/online")?.trim().to_owned())
+    }
+
     /// Processors that belong to a NUMA node and are online; without NUMA nodes all that are present, without /sys those
     /// of /proc/cpuinfo.
     fn online_processors(&self) -> Result<u32, MachineError> {
-        let online = self.read("sys/devices/system/cpu/online").ok().and_then(|text| parse_cpu_list(text.trim()));
-        let is_online = |cpu: &u32| online.as_ref().is_none_or(|ranges| contains(ranges, *cpu));
+        let online = self.online_cpus().ok().and_then(|text| cpu_list::parse(&text));
+        let is_online = |cpu: &u32| online.as_ref().is_none_or(|online| online.contains(cpu));
         let nodes = numbered_entries(&self.path("sys/devices/system/node"), "node");
         let mut count = if nodes.is_empty() {
             numbered_entries(&self.path("sys/devices/system/cpu"), "cpu").len()
@@ -266,19 +273,6 @@ fn numbered_entries(directory: &Path, prefix: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok();
     entries.flatten().filter_map(number).collect()
-}
-
-/// Ranges of a list such as `0,3-5,10`; none if it is no such list.
-fn parse_cpu_list(text: &str) -> Option<Vec<(u32, u32)>> {
-    let range = |part: &str| match part.split_once('-') {
-        Some((first, last)) => Some((first.parse().ok()?, last.parse().ok()?)),
-        None => part.parse().ok().map(|only| (only, only)),
-    };
-    text.split(',').map(range).collect()
-}
-
-fn contains(ranges: &[(u32, u32)], cpu: u32) -> bool {
-    ranges.iter().any(|(first, last)| (*first..=*last).contains(&cpu))
 }
 
 #[cfg(test)]
@@ -380,16 +374,6 @@ mod tests {
     fn reads_the_distribution(#[case] text: &str, #[case] expected: &str) {
         let (_directory, reader) = machine(&[("usr/lib/os-release", text)]);
         assert_eq!(reader.os_image(), expected);
-    }
-
-    #[rstest]
-    #[case("0", Some(vec![(0, 0)]))]
-    #[case("0-3,8-9,12", Some(vec![(0, 3), (8, 9), (12, 12)]))]
-    #[case("", None)]
-    #[case("0-", None)]
-    #[case("1-2-3", None)]
-    fn reads_processor_lists(#[case] text: &str, #[case] expected: Option<Vec<(u32, u32)>>) {
-        assert_eq!(parse_cpu_list(text), expected);
     }
 
     #[test]

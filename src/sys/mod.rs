@@ -4,6 +4,7 @@
 //! Must not know of pods, the API or the runtime.
 
 pub mod beneath;
+pub mod cpu_list;
 pub mod disk_usage;
 pub mod file_events;
 pub mod filesystem;

@@ -10,6 +10,7 @@ use crate::config::names;
 use crate::config::types::KubeletConfiguration;
 use crate::model::go_duration::GoDuration;
 use crate::model::sysctl;
+use crate::sys::cpu_list;
 
 const SECOND: GoDuration = GoDuration::from_secs(1);
 
@@ -286,17 +287,12 @@ fn cpus(faults: &mut Faults, c: &KubeletConfiguration, _gates: &FeatureGates) {
         cpus,
         "excludes systemReservedCgroup (--system-reserved-cgroup) and kubeReservedCgroup (--kube-reserved-cgroup)",
     );
-    faults.require(is_cpu_set(cpus), "reservedSystemCPUs", cpus, "must be CPUs and ranges of them, like 0-1,4");
-}
-
-fn is_cpu_set(text: &str) -> bool {
-    text.split(',').all(|range| match range.split_once('-') {
-        Some((first, last)) => match (first.parse::<u32>(), last.parse::<u32>()) {
-            (Ok(first), Ok(last)) => first <= last,
-            _ => false,
-        },
-        None => range.parse::<u32>().is_ok(),
-    })
+    faults.require(
+        cpu_list::parse(cpus).is_some(),
+        "reservedSystemCPUs",
+        cpus,
+        "must be CPUs and ranges of them, like 0-1,4",
+    );
 }
 
 fn memory(faults: &mut Faults, c: &KubeletConfiguration, gates: &FeatureGates) {
