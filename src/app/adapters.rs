@@ -5,12 +5,13 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 
-use crate::image::{ImageEvents, PullSecrets, SecretError, Severity};
-use crate::kube::events::{EventRecorder, EventType, container_reference, node_reference, pod_reference};
+use crate::image::{ImageEvents, PullSecrets, SecretError};
+use crate::kube::events::{EventRecorder, container_reference, node_reference, pod_reference};
 use crate::kube::objects::{ApiObjects, ObjectCache, ObjectError};
 use crate::kube::tokens::ServiceAccountTokenRequest;
+use crate::model::EventType;
 use crate::model::pod::{ContainerKind, PodUid};
-use crate::node::{self, NodeEvent, NodeEvents, NodeRuntime};
+use crate::node::{NodeEvent, NodeEvents, NodeRuntime};
 use crate::pod::list::PodList;
 use crate::probe::ProbeEvents;
 use crate::runtime::client::RuntimeClient;
@@ -35,32 +36,21 @@ impl ImageEvents for Events {
         pod: &Pod,
         kind: ContainerKind,
         container: &str,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: String,
     ) {
-        self.recorder.event(&container_reference(pod, kind, container), event_type(severity), reason, message);
+        self.recorder.event(&container_reference(pod, kind, container), event_type, reason, message);
     }
 
-    fn pod_event(&self, pod: &Pod, severity: Severity, reason: &'static str, message: String) {
-        self.recorder.event(&pod_reference(pod), event_type(severity), reason, message);
-    }
-}
-
-fn event_type(severity: Severity) -> EventType {
-    match severity {
-        Severity::Normal => EventType::Normal,
-        Severity::Warning => EventType::Warning,
+    fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &'static str, message: String) {
+        self.recorder.event(&pod_reference(pod), event_type, reason, message);
     }
 }
 
 impl NodeEvents for Events {
     fn record(&self, uid: Option<&str>, event: NodeEvent) {
-        let event_type = match event.severity {
-            node::Severity::Normal => EventType::Normal,
-            node::Severity::Warning => EventType::Warning,
-        };
-        self.recorder.event(&node_reference(&self.node_name, uid), event_type, event.reason, event.message);
+        self.recorder.event(&node_reference(&self.node_name, uid), event.event_type, event.reason, event.message);
     }
 }
 

@@ -2,16 +2,8 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::model::EventType;
 use crate::model::pod::ContainerKind;
-
-/// An event's type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// `Normal`.
-    Normal,
-    /// `Warning`.
-    Warning,
-}
 
 /// Records events about a container of a pod.
 pub trait ImageEvents: Send + Sync {
@@ -21,11 +13,11 @@ pub trait ImageEvents: Send + Sync {
         pod: &Pod,
         kind: ContainerKind,
         container: &str,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: String,
     );
 
     /// Records an event about the pod as a whole; must not block.
-    fn pod_event(&self, pod: &Pod, severity: Severity, reason: &'static str, message: String);
+    fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &'static str, message: String);
 }

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use crate::model::go_duration::GoDuration;
 use crate::model::pod::{ContainerKind, PodUid};
-use crate::model::{Timestamp, clock};
+use crate::model::{EventType, Timestamp, clock};
 use crate::runtime::cri;
 
 use super::backoff::{BackOff, Held};
 use super::credentials::Credential;
-use super::events::{ImageEvents, Severity};
+use super::events::ImageEvents;
 use super::limiter::TokenBucket;
 use super::node_config::NodeConfigFiles;
 use super::puller::{ImageService, Pull, Pulled, Puller};
@@ -191,7 +191,7 @@ impl ImageManager {
     pub async fn ensure(&self, request: ImageRequest) -> Result<EnsuredImage, ImageError> {
         let ensured = Box::pin(self.ensure_present(&request)).await;
         if let Err(error) = &ensured {
-            self.event(&request, Severity::Warning, "Failed", format!("Error: {}", error.reason));
+            self.event(&request, EventType::Warning, "Failed", format!("Error: {}", error.reason));
         }
         ensured
     }
@@ -212,7 +212,7 @@ impl ImageManager {
             Ok(named) => named,
             Err(error) => {
                 let message = format!("Failed to apply default image tag {:?}: {error}", request.image);
-                self.event(request, Severity::Warning, "InspectFailed", message.clone());
+                self.event(request, EventType::Warning, "InspectFailed", message.clone());
                 return Err(ImageError::new(INVALID_IMAGE_NAME, message));
             }
         };
@@ -223,12 +223,12 @@ impl ImageManager {
             if let Some(image) = present.filter(|image| self.may_use(request, image)) {
                 let text = "already present on machine and can be accessed by the pod";
                 let message = format!("Container image {:?} {text}", request.image);
-                self.event(request, Severity::Normal, "Pulled", message);
+                self.event(request, EventType::Normal, "Pulled", message);
                 return Ok(EnsuredImage { image_ref: image.id.clone(), user: user_of(&image) });
             }
             if request.pull_policy == PullPolicy::Never {
                 let message = format!("Container image {:?} is not present with pull policy of Never", request.image);
-                self.event(request, Severity::Warning, "ErrImageNeverPull", message.clone());
+                self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());
                 return Err(ImageError::new(ERR_IMAGE_NEVER_PULL, message));
             }
         }
@@ -247,7 +247,7 @@ impl ImageManager {
             Ok(image) => Ok(image),
             Err(error) => {
                 let message = format!("Failed to inspect image {:?}: {error}", request.image);
-                self.event(request, Severity::Warning, "InspectFailed", message.clone());
+                self.event(request, EventType::Warning, "InspectFailed", message.clone());
                 Err(ImageError::new(IMAGE_INSPECT_ERROR, message))
             }
         }
@@ -262,18 +262,18 @@ impl ImageManager {
         let image = &request.image;
         let key = back_off_key(request.pod.metadata.uid.as_deref().unwrap_or_default(), image);
         if let Some(held) = self.back_off(|back_off| back_off.held(&key, Instant::now())) {
-            self.event(request, Severity::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
+            self.event(request, EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
             return Err(ImageError::back_off(image, &held));
         }
         let (credentials, missing) = self.credentials(request, &reference.repository).await;
-        self.event(request, Severity::Normal, "Pulling", format!("Pulling image {image:?}"));
+        self.event(request, EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
         let started = Instant::now();
         let pull = Pull { image: spec.clone(), credentials, sandbox_config: request.sandbox_config.clone() };
         match self.shared.puller.pull(pull).await {
             Ok(pulled) => self.pulled(request, &pulled, started.elapsed(), spec).await,
             Err(error) => {
                 let text = error.to_string();
-                self.event(request, Severity::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
+                self.event(request, EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
                 if !missing.is_empty() {
                     let message = format!(
                         "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
@@ -281,7 +281,7 @@ impl ImageManager {
                     );
                     let pod = &request.pod;
                     let reason = "FailedToRetrieveImagePullSecret";
-                    self.shared.events.pod_event(pod, Severity::Warning, reason, message);
+                    self.shared.events.pod_event(pod, EventType::Warning, reason, message);
                 }
                 let (reason, message) = pull_failure(image, &text);
                 let now = Instant::now();
@@ -316,7 +316,7 @@ impl ImageManager {
             go_milliseconds(with_wait),
             image.size
         );
-        self.event(request, Severity::Normal, "Pulled", message);
+        self.event(request, EventType::Normal, "Pulled", message);
         self.back_off(|back_off| back_off.collect(Instant::now()));
         Ok(EnsuredImage { image_ref: pulled.image_ref.clone(), user: user_of(&image) })
     }
@@ -331,8 +331,8 @@ impl ImageManager {
         (credentials, own.missing)
     }
 
-    fn event(&self, request: &ImageRequest, severity: Severity, reason: &'static str, message: String) {
-        self.shared.events.event(&request.pod, request.kind, &request.container, severity, reason, message);
+    fn event(&self, request: &ImageRequest, event_type: EventType, reason: &'static str, message: String) {
+        self.shared.events.event(&request.pod, request.kind, &request.container, event_type, reason, message);
     }
 
     fn back_off<T>(&self, with: impl FnOnce(&mut BackOff) -> T) -> T {

@@ -15,7 +15,7 @@ mod puller;
 pub mod reference;
 mod secrets;
 
-pub use events::{ImageEvents, Severity};
+pub use events::ImageEvents;
 pub use manager::{EnsuredImage, ImageError, ImageManager, ImageRequest, ImageSettings, ImageUser, PullPolicy};
 pub use node_config::NodeConfigFiles;
 pub use puller::ImageService;

@@ -15,8 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rstest::rstest;
 use tonic::Code;
 
-use crate::model::clock;
 use crate::model::pod::{ContainerKind, PodUid};
+use crate::model::{EventType, clock};
 use crate::runtime::{RuntimeError, cri};
 
 use super::*;
@@ -105,16 +105,16 @@ impl ImageEvents for World {
         _: &Pod,
         kind: ContainerKind,
         container: &str,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: String,
     ) {
         assert_eq!((kind, container), (ContainerKind::Regular, "app"));
-        self.events.lock().unwrap().push(format!("{severity:?} {reason} {message}"));
+        self.events.lock().unwrap().push(format!("{event_type:?} {reason} {message}"));
     }
 
-    fn pod_event(&self, _: &Pod, severity: Severity, reason: &'static str, message: String) {
-        self.events.lock().unwrap().push(format!("{severity:?} {reason} {message}"));
+    fn pod_event(&self, _: &Pod, event_type: EventType, reason: &'static str, message: String) {
+        self.events.lock().unwrap().push(format!("{event_type:?} {reason} {message}"));
     }
 }
 

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod container_resources;
 pub mod dns;
 pub mod document;
+mod event_type;
 pub mod field_ref;
 pub mod go_duration;
 pub mod hash;
@@ -20,4 +21,5 @@ pub mod quantity;
 pub mod resources;
 pub mod sysctl;
 
+pub use event_type::EventType;
 pub use k8s_openapi::jiff::{SignedDuration, Timestamp};

@@ -1,19 +1,12 @@
 //! Events on the Node object, with the reasons and texts that clients match on (peer: `kubelet/events`).
 
-/// How serious an event is (`Event.type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// Expected.
-    Normal,
-    /// Something may be wrong.
-    Warning,
-}
+use crate::model::EventType;
 
 /// One event on the Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEvent {
     /// `Event.type`.
-    pub severity: Severity,
+    pub event_type: EventType,
     /// `Event.reason`.
     pub reason: &'static str,
     /// `Event.message`.
@@ -23,19 +16,19 @@ pub struct NodeEvent {
 impl NodeEvent {
     /// The agent came up.
     pub fn starting() -> Self {
-        NodeEvent { severity: Severity::Normal, reason: "Starting", message: "Starting kubelet.".to_owned() }
+        NodeEvent { event_type: EventType::Normal, reason: "Starting", message: "Starting kubelet.".to_owned() }
     }
 
     /// A condition or the schedulability of the node changed: `Node <name> status is now: <reason>`.
     pub fn status_is_now(node: &str, reason: &'static str) -> Self {
         let message = format!("Node {node} status is now: {reason}");
-        NodeEvent { severity: Severity::Normal, reason, message }
+        NodeEvent { event_type: EventType::Normal, reason, message }
     }
 
     /// The machine has another boot id than its Node.
     pub fn rebooted(node: &str, boot_id: &str) -> Self {
         let message = format!("Node {node} has been rebooted, boot id: {boot_id}");
-        NodeEvent { severity: Severity::Warning, reason: "Rebooted", message }
+        NodeEvent { event_type: EventType::Warning, reason: "Rebooted", message }
     }
 }
 

@@ -46,7 +46,7 @@ mod surroundings;
 mod testing;
 
 pub use contributions::ContributionsHandle;
-pub use events::{NodeEvent, NodeEvents, Severity};
+pub use events::{NodeEvent, NodeEvents};
 pub use handle::NodeHandle;
 pub use requests::NodeError;
 pub use runtime_state::{NetworkState, NodeRuntime, RelistAge, RuntimeMonitor, RuntimeSnapshot, RuntimeStateHandle};

@@ -21,7 +21,7 @@ struct Recorder(Mutex<Vec<String>>);
 impl NodeEvents for Recorder {
     fn record(&self, uid: Option<&str>, event: NodeEvent) {
         let known = if uid.is_some() { "" } else { " (no uid)" };
-        self.0.lock().unwrap().push(format!("{:?} {}{known}: {}", event.severity, event.reason, event.message));
+        self.0.lock().unwrap().push(format!("{:?} {}{known}: {}", event.event_type, event.reason, event.message));
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ferrolet::image::{
     ImageEvents, ImageManager, ImageRequest, ImageSettings, ImageUser, NodeConfigFiles, PullPolicy, PullSecrets,
-    SecretError, Severity,
+    SecretError,
 };
+use ferrolet::model::EventType;
 use ferrolet::model::pod::ContainerKind;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,11 +20,11 @@ use crate::fake_runtime::{FakeRuntime, PullScript, sample};
 struct Recorder(Mutex<Vec<String>>);
 
 impl ImageEvents for Recorder {
-    fn event(&self, _: &Pod, _: ContainerKind, _: &str, _: Severity, reason: &'static str, _: String) {
+    fn event(&self, _: &Pod, _: ContainerKind, _: &str, _: EventType, reason: &'static str, _: String) {
         self.0.lock().unwrap().push(reason.to_owned());
     }
 
-    fn pod_event(&self, _: &Pod, _: Severity, reason: &'static str, _: String) {
+    fn pod_event(&self, _: &Pod, _: EventType, reason: &'static str, _: String) {
         self.0.lock().unwrap().push(reason.to_owned());
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 pub use self::sender::EventSender;
 use crate::model::pod::ContainerKind;
-use crate::model::{Timestamp, clock};
+use crate::model::{EventType, Timestamp, clock};
 
 /// The component that events come from: clients select by it.
 const COMPONENT: &str = "kubelet";
@@ -23,25 +23,6 @@ const COMPONENT: &str = "kubelet";
 const QUEUE: usize = 1000;
 /// Longest message, bytes: an event that the API would refuse for its size tells nothing.
 const MAX_MESSAGE: usize = 64 * 1024;
-
-/// An event's type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventType {
-    /// Nothing to worry about.
-    Normal,
-    /// Something went wrong.
-    Warning,
-}
-
-impl EventType {
-    /// The API's word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EventType::Normal => "Normal",
-            EventType::Warning => "Warning",
-        }
-    }
-}
 
 /// Records events. Cheap to clone; never blocks.
 #[derive(Clone)]

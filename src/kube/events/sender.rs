@@ -164,9 +164,10 @@ fn is_namespace_ending(error: &::kube::Error) -> bool {
 mod tests {
     use tokio::task::JoinSet;
 
-    use super::super::{EventRecorder, EventType, QUEUE, node_reference};
+    use super::super::{EventRecorder, QUEUE, node_reference};
     use super::*;
     use crate::kube::testing::{Exchange, FakeApi};
+    use crate::model::EventType;
 
     struct Setup {
         fake: FakeApi,

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::hook_request::{self, Answer};
 use super::{Executor, PodContext};
-use crate::kube::events::EventType;
+use crate::model::EventType;
 use crate::model::pod::{self, ContainerKind};
 use crate::pod::plan::{Failure, Hook, HookCall, HookKind, HttpCall};
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolet::cgroup::{CgroupManager, CgroupSettings, Enforcement, Hierarchy};
-use ferrolet::image::{ImageEvents, ImageManager, ImageSettings, NodeConfigFiles, PullSecrets, SecretError, Severity};
-use ferrolet::kube::events::{EventRecorder, EventType, container_reference, pod_reference};
+use ferrolet::image::{ImageEvents, ImageManager, ImageSettings, NodeConfigFiles, PullSecrets, SecretError};
+use ferrolet::kube::events::{EventRecorder, container_reference, pod_reference};
 use ferrolet::kube::pods::PodSource;
 use ferrolet::kube::services::ServiceCache;
+use ferrolet::model::EventType;
 use ferrolet::model::pod::ContainerKind;
 use ferrolet::pod::admission::{AdmissionFacts, NodeView};
 use ferrolet::pod::executor::{Executor, ExecutorParts};
@@ -92,28 +93,21 @@ impl ImageEvents for Events {
         pod: &Pod,
         kind: ContainerKind,
         container: &str,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: String,
     ) {
-        self.0.event(&container_reference(pod, kind, container), event_type(severity), reason, message);
+        self.0.event(&container_reference(pod, kind, container), event_type, reason, message);
     }
 
-    fn pod_event(&self, pod: &Pod, severity: Severity, reason: &'static str, message: String) {
-        self.0.event(&pod_reference(pod), event_type(severity), reason, message);
+    fn pod_event(&self, pod: &Pod, event_type: EventType, reason: &'static str, message: String) {
+        self.0.event(&pod_reference(pod), event_type, reason, message);
     }
 }
 
 impl ProbeEvents for Events {
     fn warning(&self, pod: &Pod, kind: ContainerKind, container: &str, reason: &'static str, message: String) {
         self.0.event(&container_reference(pod, kind, container), EventType::Warning, reason, message);
-    }
-}
-
-fn event_type(severity: Severity) -> EventType {
-    match severity {
-        Severity::Normal => EventType::Normal,
-        Severity::Warning => EventType::Warning,
     }
 }
 
