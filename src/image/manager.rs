@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
 use crate::model::go_duration::GoDuration;
-use crate::model::pod::{ContainerKind, PodUid};
+use crate::model::pod::{ContainerKind, PodKey, PodUid};
 use crate::model::{EventType, Timestamp, clock};
 use crate::runtime::cri;
 
@@ -266,10 +266,22 @@ impl ImageManager {
             return Err(ImageError::back_off(image, &held));
         }
         let (credentials, missing) = self.credentials(request, &reference.repository).await;
-        self.event(request, EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
         let started = Instant::now();
-        let pull = Pull { image: spec.clone(), credentials, sandbox_config: request.sandbox_config.clone() };
-        match self.shared.puller.pull(pull).await {
+        let pod = PodKey::of(&request.pod);
+        let pull =
+            Pull { image: spec.clone(), credentials, sandbox_config: request.sandbox_config.clone(), pod: pod.clone() };
+        let (pull, begun_for) = self.shared.puller.pull(pull);
+        let message = match begun_for.filter(|other| *other != pod) {
+            Some(other) => {
+                format!(
+                    "Pulling image {image:?}: waiting for the pull that pod {}/{} began",
+                    other.namespace, other.name
+                )
+            }
+            None => format!("Pulling image {image:?}"),
+        };
+        self.event(request, EventType::Normal, "Pulling", message);
+        match pull.await {
             Ok(pulled) => self.pulled(request, &pulled, started.elapsed(), spec).await,
             Err(error) => {
                 let text = error.to_string();

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::metrics::kubelet as metrics;
+use crate::model::pod::PodKey;
 use crate::runtime::{RuntimeClient, RuntimeError, cri};
 
 use super::credentials::Credential;
@@ -55,6 +56,8 @@ pub(super) struct Pull {
     /// Tried in turn; none is an anonymous pull.
     pub credentials: Vec<Arc<Credential>>,
     pub sandbox_config: Option<cri::PodSandboxConfig>,
+    /// The pod that needs the image.
+    pub pod: PodKey,
 }
 
 /// A pull that worked.
@@ -85,7 +88,13 @@ struct Key {
 pub(super) struct Puller {
     shared: Arc<Bounds>,
     /// Weak, so that a pull ends with the last of those who wait for it.
-    under_way: Mutex<HashMap<Key, WeakShared<BoxFuture<'static, PullResult>>>>,
+    under_way: Mutex<HashMap<Key, UnderWay>>,
+}
+
+/// A pull under way, and the pod that it was begun for.
+struct UnderWay {
+    pull: WeakShared<BoxFuture<'static, PullResult>>,
+    pod: PodKey,
 }
 
 struct Bounds {
@@ -101,23 +110,26 @@ impl Puller {
         Puller { shared: Arc::new(bounds), under_way: Mutex::new(HashMap::new()) }
     }
 
-    /// Pulls an image, or joins the same pull that is under way. Dropping the future ends the pull unless others wait too.
-    pub(super) fn pull(&self, pull: Pull) -> impl Future<Output = PullResult> + Send + use<> {
+    /// Pulls an image, or joins the same pull that is under way; then the pod that it was begun for is told too. Dropping the
+    /// future ends the pull unless others wait too.
+    pub(super) fn pull(&self, pull: Pull) -> (impl Future<Output = PullResult> + Send + use<>, Option<PodKey>) {
         let key = Key {
             image: pull.image.image.clone(),
             runtime_handler: pull.image.annotations.get(RUNTIME_HANDLER_ANNOTATION).cloned(),
             credentials: pull.credentials.iter().map(|c| c.hash()).collect(),
         };
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|_, pull| pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
-        match under_way.get(&key).and_then(WeakShared::upgrade) {
-            Some(joined) => joined,
+        under_way.retain(|_, known| known.pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
+        let known = under_way.get(&key).and_then(|known| Some((known.pull.upgrade()?, known.pod.clone())));
+        match known {
+            Some((joined, pod)) => (joined, Some(pod)),
             None => {
+                let pod = pull.pod.clone();
                 let started: Shared<BoxFuture<'static, PullResult>> = self.shared.clone().pull(pull).boxed().shared();
-                if let Some(weak) = started.downgrade() {
-                    under_way.insert(key, weak);
+                if let Some(pull) = started.downgrade() {
+                    under_way.insert(key, UnderWay { pull, pod });
                 }
-                started
+                (started, None)
             }
         }
     }

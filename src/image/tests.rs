@@ -421,7 +421,12 @@ async fn the_same_pull_is_done_once() {
     let all = ensure_all(&manager, requests).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     assert_eq!(world.pulls().len(), 1);
-    assert_eq!(world.events().len(), 40, "each pod has its own events");
+    let events = world.events();
+    assert_eq!(events.len(), 40, "each pod has its own events");
+    let pulling: Vec<_> = events.iter().filter(|event| event.contains(" Pulling ")).collect();
+    assert_eq!(pulling[0], "Normal Pulling Pulling image \"reg.io/a:1\"");
+    let joined = "Normal Pulling Pulling image \"reg.io/a:1\": waiting for the pull that pod ns/web began";
+    assert!(pulling[1..].iter().all(|event| *event == joined), "{pulling:?}");
     manager.ensure(request("u0", "reg.io/a:1", PullPolicy::Always)).await.unwrap();
     assert_eq!(world.pulls().len(), 1, "a pull that is over is not joined");
 }

@@ -82,6 +82,11 @@ impl Step {
         matches!(self, Step::Running { .. })
     }
 
+    /// Whether it is under way after it has failed.
+    pub fn is_tried_again(&self) -> bool {
+        matches!(self, Step::Running { attempts } if *attempts > 0)
+    }
+
     /// How it failed, while it waits for its next attempt.
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -84,3 +84,175 @@ impl NodeEnd {
         replace_or_append(status.conditions.get_or_insert_default(), condition);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Action, Failure, NodeFacts, Outcome, Plan, PlanInput, PodMemory, plan};
+    use super::*;
+    use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
+    use crate::model::probe_results::ProbeResults;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 2},
+            "spec": {"restartPolicy": "Always", "terminationGracePeriodSeconds": 5, "containers": [{"name": "c", "image": "i"}]},
+            "status": {"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"},
+            ]},
+        }))
+        .unwrap()
+    }
+
+    fn holding(state: ContainerState) -> PodObservation {
+        let container = ContainerObservation {
+            id: "c-0".into(),
+            sandbox_id: "s".into(),
+            name: "c".into(),
+            restart_count: 0,
+            hash: String::new(),
+            created_at: at(0),
+            state,
+            image: "i".into(),
+            image_ref: "i".into(),
+            resources: None,
+            user: None,
+            annotations: Default::default(),
+            log_path: String::new(),
+        };
+        let ready = container.state.may_run();
+        let sandbox = SandboxObservation {
+            id: "s".into(),
+            attempt: 0,
+            created_at: at(0),
+            ready,
+            ips: vec!["10.0.0.1".into()],
+            host_network: false,
+            runtime_handler: String::new(),
+        };
+        PodObservation { sandboxes: vec![sandbox], containers: vec![container] }
+    }
+
+    fn exited() -> ContainerState {
+        let exit = Exit {
+            started_at: Some(at(0)),
+            finished_at: at(1),
+            code: 0,
+            reason: "Completed".into(),
+            message: String::new(),
+        };
+        ContainerState::Exited(exit)
+    }
+
+    fn planned(memory: &PodMemory, observed: &PodObservation) -> Plan {
+        let node = NodeFacts::default();
+        plan(&PlanInput {
+            pod: &pod(),
+            observed: Some(observed),
+            memory,
+            probes: &ProbeResults::default(),
+            node: &node,
+            now: at(2),
+        })
+    }
+
+    #[test]
+    fn of_a_rejected_pod_only_the_verdict_is_told() {
+        let mut memory = PodMemory::new(&pod(), at(0));
+        memory.note_node_end(&NodeEnd::rejected("OutOfcpu", "too much"), &pod(), at(0));
+        let plan = planned(&memory, &PodObservation::default());
+        assert_eq!((plan.actions, plan.stopped), (vec![Action::CleanUp], true));
+        insta::assert_json_snapshot!(plan.status, @r#"
+        {
+          "conditions": [
+            {
+              "reason": "EvictionByEvictionAPI",
+              "status": "True",
+              "type": "DisruptionTarget"
+            }
+          ],
+          "message": "Pod was rejected: too much",
+          "observedGeneration": 2,
+          "phase": "Failed",
+          "qosClass": "BestEffort",
+          "reason": "OutOfcpu",
+          "startTime": "2027-01-15T08:00:00Z"
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_pod_that_runs_is_stopped_first_and_keeps_its_containers_statuses() {
+        let mut memory = PodMemory::new(&pod(), at(0));
+        memory.note_node_end(&NodeEnd::rejected("NodeAffinity", "elsewhere"), &pod(), at(0));
+        let running = planned(&memory, &holding(ContainerState::Running { started_at: at(0) }));
+        assert!(matches!(running.actions.as_slice(), [Action::KillContainer(kill)] if kill.id == "c-0"));
+        let status = running.status.unwrap();
+        assert_eq!((running.stopped, status.phase.as_deref(), status.reason), (false, Some("Running"), None));
+        let ended = planned(&memory, &holding(exited()));
+        let status = ended.status.unwrap();
+        assert_eq!((ended.stopped, status.phase.as_deref()), (true, Some("Failed")));
+        assert_eq!(status.reason.as_deref(), Some("NodeAffinity"));
+        let container = &status.container_statuses.unwrap()[0];
+        assert!(container.state.as_ref().unwrap().terminated.is_some());
+    }
+
+    #[test]
+    fn a_preempted_pod_is_told_to_be_disrupted_by_the_node_when_it_has_ended() {
+        let mut memory = PodMemory::new(&pod(), at(0));
+        memory.note_node_end(&NodeEnd::preempted(), &pod(), at(0));
+        let disruption = |status: &PodStatus| {
+            let conditions = status.conditions.clone().unwrap_or_default();
+            conditions.into_iter().find(|c| c.type_ == DISRUPTION_TARGET).and_then(|c| c.reason)
+        };
+        let status = planned(&memory, &holding(ContainerState::Running { started_at: at(0) })).status.unwrap();
+        assert_eq!(disruption(&status).as_deref(), Some("EvictionByEvictionAPI"), "others' stays until then");
+        let status = planned(&memory, &holding(exited())).status.unwrap();
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Preempting")));
+        assert_eq!(disruption(&status).as_deref(), Some("TerminationByKubelet"));
+        // What was told stays.
+        memory.status = status.clone();
+        let again = planned(&memory, &holding(exited())).status.unwrap();
+        assert_eq!((again.reason.clone(), disruption(&again)), (status.reason.clone(), disruption(&status)));
+    }
+
+    #[test]
+    fn the_first_reason_stays_and_none_comes_after_the_end() {
+        let mut memory = PodMemory::new(&pod(), at(0));
+        memory.note_node_end(&NodeEnd::preempted(), &pod(), at(0));
+        memory.note_node_end(&NodeEnd::rejected("Late", ""), &pod(), at(0));
+        assert_eq!(memory.node_end, Some(NodeEnd::preempted()));
+        let mut memory = PodMemory::new(&pod(), at(0));
+        memory.status.phase = Some("Succeeded".to_owned());
+        memory.note_node_end(&NodeEnd::preempted(), &pod(), at(0));
+        assert_eq!(memory.node_end, None);
+    }
+
+    #[test]
+    fn a_container_that_waits_for_the_pods_volumes_says_what_they_lack() {
+        let waiting = |memory: &PodMemory| {
+            let status = planned(memory, &PodObservation::default()).status.unwrap();
+            let state = status.container_statuses.unwrap().remove(0).state.unwrap().waiting.unwrap();
+            (state.reason.unwrap(), state.message.unwrap_or_default())
+        };
+        let mut memory = PodMemory::new(&pod(), at(0));
+        assert_eq!(waiting(&memory), ("ContainerCreating".to_owned(), String::new()));
+        let missing = || Outcome::from(Err(Failure::new("FailedMount", "configmap \"x\" not found")));
+        memory.note_started(&Action::MountVolumes, at(0));
+        memory.note_outcome(&Action::MountVolumes, missing(), at(0));
+        let told = ("ContainerCreating".to_owned(), "configmap \"x\" not found".to_owned());
+        assert_eq!(waiting(&memory), told);
+        memory.status = planned(&memory, &PodObservation::default()).status.unwrap();
+        memory.note_started(&Action::MountVolumes, at(1));
+        assert_eq!(waiting(&memory), told, "still so while it is tried again");
+        memory.note_outcome(&Action::MountVolumes, Outcome::from(Ok(())), at(1));
+        memory.status = planned(&memory, &PodObservation::default()).status.unwrap();
+        assert_eq!(waiting(&memory), ("ContainerCreating".to_owned(), String::new()));
+    }
+}

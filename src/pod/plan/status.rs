@@ -415,12 +415,27 @@ fn show_waiting(
     let reason = memory.and_then(|memory| waiting_reason(view, container, memory, latest, exit));
     let shown = match reason {
         Some((reason, message)) => Some(waiting(&reason, Some(message))),
-        None => still_waiting(status, old),
+        None => still_waiting(status, old).or_else(|| waits_for_pod(view, status, old)),
     };
     let Some(shown) = shown else { return };
     if let Some(state) = status.state.replace(shown).filter(|s| s.terminated.is_some()) {
         status.last_state = Some(state);
     }
+}
+
+/// What keeps a container from being started that the pod itself lacks: a volume, its sandbox. The reason stays that of a
+/// container being made, which everybody knows; the message tells the cause, also while the next attempt is under way.
+fn waits_for_pod(view: &View<'_>, status: &ContainerStatus, old: Option<&ContainerStatus>) -> Option<ApiState> {
+    let reason = status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
+    let memory = view.memory;
+    let volumes = Some(&memory.volumes).filter(|_| !memory.volumes_mounted);
+    let steps = [Some(&memory.cgroup), Some(&memory.references), volumes, Some(&memory.sandbox)];
+    let step = steps.into_iter().flatten().find(|step| step.failure().is_some() || step.is_tried_again())?;
+    let message = match step.failure() {
+        Some(failure) => failure.message.clone(),
+        None => old?.state.as_ref()?.waiting.as_ref()?.message.clone()?,
+    };
+    Some(waiting(reason, Some(message)))
 }
 
 /// What a container was last said to wait for. It stands until the next start has succeeded, also while that start is under
