@@ -1,5 +1,6 @@
 //! Static pods: from manifests, with and without an API server, and their mirrors in it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolet::pod::source::manifest::{self, Location};
@@ -206,4 +207,25 @@ async fn a_node_without_an_api_server() {
     world.until("gone", &[NAME], || is_gone(&world, &uid) && agent.pods.all().unwrap().is_empty()).await;
     assert!(world.api.writes().is_empty());
     world.assert_sound();
+}
+
+#[tokio::test]
+async fn a_static_pod_that_is_refused_says_why_in_its_mirror_until_its_manifest_goes() {
+    let world = World::new().await;
+    let mut roomy = None;
+    world.admission.send_modify(|facts| {
+        let mut node = (**facts.node.as_ref().unwrap()).clone();
+        node.allocatable.other.insert("pods".to_owned(), 0);
+        roomy = facts.node.replace(Arc::new(node));
+    });
+    let uid = write(&world, "1");
+    let _agent = world.agent().await;
+    let status = world.until_status("Failed", NAME, |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(status.reason.as_deref(), Some("OutOfpods"));
+    assert!(is_gone(&world, &uid));
+    world.admission.send_modify(|facts| facts.node = roomy);
+    remove(&world);
+    world.until("gone", &[NAME], || world.api.pod(NAME).is_none()).await;
+    let second = write(&world, "2");
+    until_shown(&world, &second).await;
 }
