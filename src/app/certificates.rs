@@ -20,15 +20,15 @@ use crate::kube::certificates::{
 use crate::kube::client::ApiServer;
 use crate::node::NodeHandle;
 
-/// The API server as flags and configuration say; none without `--kubeconfig`. Starts what gets and renews the client
-/// certificate.
+/// The API server as flags and configuration say, none without `--kubeconfig`; and the client certificate, if it is renewed.
+/// Starts what gets and renews it.
 pub(super) async fn api_server(
     tasks: &mut Tasks,
     settings: &Settings,
     node_name: &str,
     cancel: &CancellationToken,
-) -> anyhow::Result<Option<ApiServer>> {
-    let Some(kubeconfig) = &settings.flags.kubeconfig else { return Ok(None) };
+) -> anyhow::Result<(Option<ApiServer>, Option<CertificateHandle>)> {
+    let Some(kubeconfig) = &settings.flags.kubeconfig else { return Ok((None, None)) };
     let access = AccessSettings {
         kubeconfig,
         bootstrap_kubeconfig: settings.flags.bootstrap_kubeconfig.as_deref(),
@@ -37,10 +37,11 @@ pub(super) async fn api_server(
         rotates: settings.configuration.rotate_certificates,
     };
     let ApiAccess { server, certificates } = certificates::open(&access).await?;
+    let handle = certificates.as_ref().map(CertificateManager::handle);
     if let Some(manager) = certificates {
         run(tasks, "client certificate", manager, cancel);
     }
-    Ok(Some(server))
+    Ok((Some(server), handle))
 }
 
 /// Starts what keeps the serving certificate (`serverTLSBootstrap`); none if it is not the cluster that signs it, or if there is

@@ -9,6 +9,8 @@
 mod adapters;
 mod admission;
 mod certificates;
+mod health;
+mod introspection;
 mod logging;
 mod node_settings;
 mod process;
@@ -45,7 +47,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Run(settings)) => settings,
         Err(error) => return fail(&error.to_string()),
     };
-    logging::init(&settings);
+    let verbosity = logging::init(&settings);
     crate::sys::memory::use_few_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -58,7 +60,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting the async runtime: {error}")),
     };
-    let result = runtime.block_on(run(*settings));
+    let result = runtime.block_on(run(*settings, verbosity));
     // What blocks now is a call that cannot be taken back; the process's end takes it along.
     runtime.shutdown_background();
     match result {
@@ -82,7 +84,7 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(settings: Settings) -> anyhow::Result<()> {
+async fn run(settings: Settings, verbosity: Option<logging::Verbosity>) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         warn!("{warning}");
     }
@@ -97,7 +99,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // Cancel-safe: start holds nothing that must be undone, and the signals are only noticed.
     let mut tasks = tokio::select! {
-        started = start::start(&settings, &supervisor, &cancel) => started?,
+        started = start::start(&settings, &supervisor, verbosity, &cancel) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

@@ -22,7 +22,7 @@
 //! | watchdog | the health check | word to systemd that the agent is well |
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
+use super::logging::Verbosity;
 use super::supervisor::Supervisor;
-use super::{admission, certificates, node_settings, process, static_pods, stats};
+use super::{admission, certificates, health, introspection, node_settings, process, static_pods, stats};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
@@ -61,14 +62,12 @@ use crate::probe::{ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
 use crate::runtime::observer::{Observer, ObserverSettings};
-use crate::server::{ContainerInputs, HealthCheck, Server, ServerInputs};
+use crate::server::{ContainerInputs, Introspection, Server, ServerInputs};
 use crate::stats::StatsCollector;
 use crate::sys::machine::MachineReader;
 use crate::sys::mount::KernelMounts;
 use crate::volume::VolumeManager;
 
-/// A relist that is older than this means that the agent no longer sees its pods.
-const UNHEALTHY_RELIST: Duration = Duration::from_secs(180);
 /// Starts and stops asked of the runtime at the same time, by processor: more only makes them wait inside the runtime.
 const CALLS_PER_PROCESSOR: usize = 2;
 
@@ -97,6 +96,7 @@ struct Api {
 pub(super) async fn start(
     settings: &Settings,
     supervisor: &Supervisor,
+    verbosity: Option<Verbosity>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Tasks> {
     let configuration = &settings.configuration;
@@ -109,7 +109,7 @@ pub(super) async fn start(
     let node_config = node_settings::node(settings, &reservations)?;
     let node_name = node_config.node_name.clone();
 
-    let server = certificates::api_server(&mut tasks, settings, &node_name, cancel).await?;
+    let (server, client_certificate) = certificates::api_server(&mut tasks, settings, &node_name, cancel).await?;
     process::raise_open_files(configuration.max_open_files);
     cgroup::oom::protect_self(Path::new("/proc"), configuration.oom_score_adj);
 
@@ -124,9 +124,9 @@ pub(super) async fn start(
         request_timeout: node_settings::duration(configuration.runtime_request_timeout),
     })?;
     let observer = Observer::new(runtime.clone(), ObserverSettings::default());
-    if let Some(health) = health_server(settings, sync_loop_check(observer.clone())).await? {
-        info!(address = %health.address(), "serving health");
-        spawn(&mut tasks, "health", health.run(cancel.child_token()));
+    if let Some(address) = health::address(&settings.configuration)? {
+        let serving = health::serve(address, health::sync_loop_check(observer.clone()), cancel.child_token());
+        spawn(&mut tasks, "health", serving);
     }
     let runtime_name = wait_for_runtime(&runtime).await;
     let driver = cgroup_driver(&runtime, &configuration.cgroup_driver).await?;
@@ -279,14 +279,17 @@ pub(super) async fn start(
     if let Some(writer) = status_writer {
         spawn(&mut tasks, "statuses", writer.run(token()));
     }
+    let probe_counts = probes.clone();
     spawn(&mut tasks, "probes", probes.run(token()));
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
     let signed_certificate =
         certificates::serving_certificate(&mut tasks, settings, served_node, client.as_ref(), cancel);
-    let served = Served { pods: pods_served, figures, signed_certificate };
+    let certificates = [client_certificate, signed_certificate.clone()];
+    let introspection = introspection::of_agent(settings, verbosity, probe_counts, certificates);
+    let served = Served { pods: pods_served, figures, signed_certificate, introspection };
     serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, &runtime, cancel).await?;
     if supervisor.is_watching() {
-        let alive = supervisor.clone().keep_alive(sync_loop_check(observer), token());
+        let alive = supervisor.clone().keep_alive(health::sync_loop_check(observer), token());
         spawn(&mut tasks, "watchdog", alive);
     }
     info!(node = node_name, "started");
@@ -386,29 +389,12 @@ async fn enforce_allocatable(
     Ok(())
 }
 
-/// Whether the agent still sees its pods; fine while it starts.
-fn sync_loop_check(observer: Observer) -> HealthCheck {
-    Arc::new(move || match observer.since_last_relist() {
-        Some(age) if age > UNHEALTHY_RELIST => {
-            Err(format!("the runtime's pods were last listed {} s ago", age.as_secs()))
-        }
-        _ => Ok(()),
-    })
-}
-
-async fn health_server(settings: &Settings, check: HealthCheck) -> anyhow::Result<Option<Server>> {
-    let configuration = &settings.configuration;
-    let Some(port) = u16::try_from(configuration.healthz_port).ok().filter(|port| *port > 0) else { return Ok(None) };
-    let host = &configuration.healthz_bind_address;
-    let ip: IpAddr = host.parse().with_context(|| format!("healthzBindAddress: {host:?} is no IP address"))?;
-    Ok(Some(Server::health(SocketAddr::new(ip, port), check).await?))
-}
-
 /// What the HTTPS API shows and shows itself with.
 struct Served {
     pods: Pods,
     figures: StatsCollector,
     signed_certificate: Option<CertificateHandle>,
+    introspection: Introspection,
 }
 
 /// Serves the HTTPS API and, where it is turned on, the read-only port.
@@ -424,10 +410,10 @@ async fn serve_https(
     if !settings.configuration.enable_server {
         return Ok(());
     }
-    let Served { pods, figures, signed_certificate } = served;
+    let Served { pods, figures, signed_certificate, introspection } = served;
     // A rate of its own: callers whose tokens are to be reviewed must not hold up statuses.
     let client = api.map(|api| api.client(&ClientOptions::default())).transpose()?;
-    let health = sync_loop_check(pods.observer.clone());
+    let health = health::sync_loop_check(pods.observer.clone());
     let pods = Arc::new(pods);
     let inputs = || ServerInputs {
         configuration: &settings.configuration,
@@ -438,6 +424,7 @@ async fn serve_https(
         health: health.clone(),
         pods: Some(pods.clone()),
         stats: Some(figures.clone()),
+        introspection: introspection.clone(),
         containers: Some(ContainerInputs { runtime, root_dir: &settings.flags.root_dir, gates: &settings.gates }),
     };
     let https = Server::https(inputs()).await?;

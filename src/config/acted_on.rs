@@ -41,6 +41,7 @@ pub const ACTED_ON: &[&str] = &[
     "enableDebuggingHandlers",
     "enableProfilingHandler",
     "enableServer",
+    "enableDebugFlagsHandler",
     "enableSystemLogHandler",
     "enableSystemLogQuery",
     "enforceNodeAllocatable",

@@ -317,6 +317,19 @@ pub(super) fn flag_of_field(field: &str) -> Option<&'static str> {
     FLAGS.iter().find(|spec| spec.field == Some(field)).map(|spec| spec.name)
 }
 
+/// Every flag with its value by the command line alone, whatever files say. What may hold credentials is masked.
+pub(super) fn values(
+    line: &CommandLine,
+    legacy: KubeletConfiguration,
+) -> Result<BTreeMap<&'static str, String>, FlagError> {
+    let mut target = Target::over(legacy);
+    line.apply(&mut target)?;
+    let mut values: BTreeMap<_, _> = FLAGS.iter().map(|spec| (spec.name, spec.binding.value(&mut target))).collect();
+    // Neither is on where something runs.
+    values.extend([("help", "false".to_owned()), ("version", "false".to_owned())]);
+    Ok(values)
+}
+
 /// The text of `--help`.
 pub(super) fn help(legacy: KubeletConfiguration) -> String {
     let mut text =

@@ -89,7 +89,8 @@ fn settings(line: &CommandLine) -> Result<Settings, ConfigError> {
     warnings.extend(FeatureGates::warnings(&configuration.feature_gates));
     validation::check(&configuration, &flags, &gates)?;
     let not_acted_on = acted_on::not_acted_on(&flags, &configuration, &gates, &baseline);
-    Ok(Settings { flags, configuration, gates, not_acted_on, warnings })
+    let flag_values = flags::values(line, legacy_defaults())?;
+    Ok(Settings { flags, configuration, gates, not_acted_on, warnings, flag_values })
 }
 
 fn load_file(

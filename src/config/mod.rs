@@ -51,6 +51,8 @@ pub struct Settings {
     pub not_acted_on: Vec<String>,
     /// Notes for the start-up log: unknown fields, flags of earlier releases and the like.
     pub warnings: Vec<String>,
+    /// Every flag by name with the value that the command line gives it, or its default, as the peer writes it.
+    pub flag_values: std::collections::BTreeMap<&'static str, String>,
 }
 
 impl Settings {

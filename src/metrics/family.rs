@@ -160,6 +160,34 @@ impl Family for Gauge {
     }
 }
 
+/// A gauge without labels that is only shown once it is set: where 0 would be a lie.
+#[derive(Debug)]
+pub struct LateGauge(Gauge);
+
+impl LateGauge {
+    /// A gauge that is not shown yet.
+    pub const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
+        LateGauge(Gauge::new(name, help, labels))
+    }
+
+    /// Sets it.
+    pub fn set(&self, to: f64) {
+        self.0.set(&[], to);
+    }
+}
+
+impl Family for LateGauge {
+    fn description(&self) -> &Description {
+        &self.0.description
+    }
+
+    fn write(&self, text: &mut Exposition) {
+        if !self.0.series.lock().is_empty() {
+            self.0.write(text);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Distribution {
     /// By bucket, without those of the smaller ones; the last is beyond all bounds.
@@ -212,9 +240,8 @@ impl Histogram {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         for (bound, here) in bounds.zip(&distribution.counts) {
             seen += here;
-            let mut bound_text = String::new();
-            super::text::write_float(&mut bound_text, bound);
-            let labels = pairs(&self.description, values).chain([("le", bound_text.as_str())]);
+            let bound = super::text::float_text(bound);
+            let labels = pairs(&self.description, values).chain([("le", bound.as_str())]);
             text.sample(&bucket, labels, number(seen), None);
         }
         text.sample(&sum, pairs(&self.description, values), distribution.sum, None);
@@ -271,6 +298,14 @@ mod tests {
         let samples = "by_verb_total{verb=\"get\"} 1\nby_verb_total{verb=\"put\"} 3\n";
         assert_eq!(text_of(&BY_VERB), format!("# HELP by_verb_total h\n# TYPE by_verb_total counter\n{samples}"));
         assert!(text_of(&ALL).ends_with("all 7\n"));
+    }
+
+    #[test]
+    fn a_late_gauge_is_shown_once_it_is_set() {
+        static LATE: LateGauge = LateGauge::new("late", "h", &[]);
+        assert_eq!(text_of(&LATE), "");
+        LATE.set(f64::INFINITY);
+        assert!(text_of(&LATE).ends_with("late +Inf\n"));
     }
 
     #[test]

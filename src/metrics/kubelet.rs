@@ -1,7 +1,7 @@
 //! The families of `/metrics`, with the peer's names, labels and help (`pkg/kubelet/metrics`, `pkg/kubelet/server/metrics`,
 //! component-base). A family is here only if the agent has something true to tell by it.
 
-use super::family::{Counter, DEFAULT_BUCKETS, Family, Gauge, Histogram};
+use super::family::{Counter, DEFAULT_BUCKETS, Family, Gauge, Histogram, LateGauge};
 use super::text::Exposition;
 
 const POD_START_BUCKETS: &[f64] = &[
@@ -30,6 +30,9 @@ const RUNTIME_BUCKETS: &[f64] = &[
     745.0580596923828,
 ];
 const STATUS_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
+/// From a minute to four years.
+const ROTATION_BUCKETS: &[f64] =
+    &[60.0, 3600.0, 14400.0, 86400.0, 604_800.0, 2_592_000.0, 7_776_000.0, 15_552_000.0, 31_104_000.0, 124_416_000.0];
 const REST_BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
 macro_rules! families {
@@ -45,12 +48,24 @@ families! {
     ACTIVE_PODS: Gauge("kubelet_active_pods", "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.", &["static"]);
     /// Pods that were refused.
     ADMISSION_REJECTIONS: Counter("kubelet_admission_rejections_total", "[ALPHA] Cumulative number pod admission rejections by the Kubelet.", &["reason"]);
+    /// Requests for a client certificate that failed.
+    CLIENT_RENEW_ERRORS: Counter("kubelet_certificate_manager_client_expiration_renew_errors", "[ALPHA] Counter of certificate renewal errors.", &[]);
+    /// Time that the client certificate is still valid; infinite while there is none.
+    CLIENT_TTL: LateGauge("kubelet_certificate_manager_client_ttl_seconds", "[ALPHA] Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF.", &[]);
+    /// Age of serving certificates when they were replaced.
+    SERVER_ROTATION_AGE: Histogram("kubelet_certificate_manager_server_rotation_seconds", "[ALPHA] Histogram of the number of seconds the previous certificate lived before being rotated.", &[], ROTATION_BUCKETS);
+    /// Time that the serving certificate is still valid; infinite while there is none.
+    SERVER_TTL: LateGauge("kubelet_certificate_manager_server_ttl_seconds", "[ALPHA] Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds until certificate expiry (negative if already expired). If serving certificate is invalid or unused, the value will be +INF.", &[]);
     /// 1 or 2.
     CGROUP_VERSION: Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.", &[]);
+    /// Containers of pods that were begun.
+    CONTAINERS_PER_POD: Histogram("kubelet_containers_per_pod_count", "[ALPHA] The number of containers per pod.", &[], &[1.0, 2.0, 4.0, 8.0, 16.0]);
     /// Pods that the node should run.
     DESIRED_PODS: Gauge("kubelet_desired_pods", "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.", &["static"]);
     /// Evicted pods.
     EVICTIONS: Counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
+    /// Start of the first pod with a network of its own, from its creation, without pulls and init containers.
+    FIRST_NETWORK_POD_START: Gauge("kubelet_first_network_pod_start_sli_duration_seconds", "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[]);
     /// Requests under way.
     HTTP_INFLIGHT: Gauge("kubelet_http_inflight_requests", "[ALPHA] Number of the inflight http requests", &["long_running", "method", "path", "server_type"]);
     /// Time of requests.
@@ -61,8 +76,20 @@ families! {
     IMAGE_PULL_DURATION: Histogram("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.", &["image_size_in_bytes"], IMAGE_PULL_BUCKETS);
     /// Where containers' figures come from.
     METRICS_PROVIDER: Gauge("kubelet_metrics_provider", "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'", &["provider"]);
+    /// Static pods, each with a mirror.
+    MIRROR_PODS: Gauge("kubelet_mirror_pods", "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)", &[]);
     /// The node's name.
     NODE_NAME: Gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", &["node"]);
+    /// From the boot of a machine that was no node until it is a Ready one.
+    NODE_STARTUP: Gauge("kubelet_node_startup_duration_seconds", "[ALPHA] Duration in seconds of node startup in total.", &[]);
+    /// Of that, from the registration on.
+    NODE_STARTUP_POST_REGISTRATION: Gauge("kubelet_node_startup_post_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup after registration.", &[]);
+    /// Of that, until the agent began.
+    NODE_STARTUP_PRE_AGENT: Gauge("kubelet_node_startup_pre_kubelet_duration_seconds", "[ALPHA] Duration in seconds of node startup before kubelet starts.", &[]);
+    /// Of that, until the first attempt to register.
+    NODE_STARTUP_PRE_REGISTRATION: Gauge("kubelet_node_startup_pre_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup before registration.", &[]);
+    /// Of that, from the first attempt to register until it succeeded.
+    NODE_STARTUP_REGISTRATION: Gauge("kubelet_node_startup_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup during registration.", &[]);
     /// When the runtime was last listed.
     PLEG_LAST_SEEN: Gauge("kubelet_pleg_last_seen_seconds", "[ALPHA] Timestamp in seconds when PLEG was last seen active.", &[]);
     /// Time to list the runtime's pods.
@@ -71,8 +98,16 @@ families! {
     PLEG_RELIST_INTERVAL: Histogram("kubelet_pleg_relist_interval_seconds", "[ALPHA] Interval in seconds between relisting in PLEG.", &[], DEFAULT_BUCKETS);
     /// From the first sight of a pod until it runs.
     POD_START_DURATION: Histogram("kubelet_pod_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", &[], POD_START_BUCKETS);
+    /// From a pod's creation until the API shows all its containers running, without pulls and init containers.
+    POD_START_SLI_DURATION: Histogram("kubelet_pod_start_sli_duration_seconds", "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[], POD_START_BUCKETS);
+    /// From a pod's creation until the API shows all its containers running.
+    POD_START_TOTAL_DURATION: Histogram("kubelet_pod_start_total_duration_seconds", "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch", &[], POD_START_BUCKETS);
     /// From a change of a status until the API has it.
     POD_STATUS_SYNC_DURATION: Histogram("kubelet_pod_status_sync_duration_seconds", "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.", &[], STATUS_BUCKETS);
+    /// How long a worker's stretch of work takes.
+    POD_WORKER_DURATION: Histogram("kubelet_pod_worker_duration_seconds", "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", &["operation_type"], DEFAULT_BUCKETS);
+    /// From the first sight of a pod until its worker acts.
+    POD_WORKER_START_DURATION: Histogram("kubelet_pod_worker_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.", &[], DEFAULT_BUCKETS);
     /// Pods that had to give way.
     PREEMPTIONS: Counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
     /// Time to make sandboxes.
@@ -89,6 +124,8 @@ families! {
     RUNTIME_ERRORS: Counter("kubelet_runtime_operations_errors_total", "[ALPHA] Cumulative number of runtime operation errors by operation type.", &["operation_type"]);
     /// Calls to the runtime.
     RUNTIME_OPERATIONS: Counter("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.", &["operation_type"]);
+    /// Requests for a serving certificate that failed.
+    SERVER_RENEW_ERRORS: Counter("kubelet_server_expiration_renew_errors", "[ALPHA] Counter of certificate renewal errors.", &[]);
     /// Containers that could not be started.
     STARTED_CONTAINERS_ERRORS: Counter("kubelet_started_containers_errors_total", "[ALPHA] Cumulative number of errors when starting containers", &["code", "container_type"]);
     /// Containers that were started.
@@ -111,6 +148,8 @@ families! {
     VOLUME_USED: Gauge("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", &["namespace", "persistentvolumeclaim"]);
     /// Which version of Kubernetes this stands for.
     BUILD_INFO: Gauge("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.", &["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"]);
+    /// Which features are on.
+    FEATURE_ENABLED: Gauge("kubernetes_feature_enabled", "[BETA] This metric records the data about the stage and enablement of a k8s feature.", &["name", "stage"]);
     /// CPU time of the agent.
     PROCESS_CPU: Counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", &[]);
     /// How many files it may open.
@@ -123,6 +162,8 @@ families! {
     PROCESS_START: Gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", &[]);
     /// Its address space.
     PROCESS_VIRTUAL: Gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", &[]);
+    /// How much of it it may use.
+    PROCESS_VIRTUAL_MAX: Gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", &[]);
     /// Time of requests to the API server.
     REST_DURATION: Histogram("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
     /// Requests to the API server.

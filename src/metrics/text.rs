@@ -128,6 +128,13 @@ pub(super) fn write_float(text: &mut String, value: f64) {
     }
 }
 
+/// The same as a text of its own, for the bounds of buckets.
+pub fn float_text(value: f64) -> String {
+    let mut text = String::new();
+    write_float(&mut text, value);
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

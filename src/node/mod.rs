@@ -40,6 +40,7 @@ mod requests;
 pub mod resources;
 mod runtime_state;
 pub mod settings;
+mod startup;
 pub mod status;
 mod surroundings;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Registers the node, then keeps its status at the API server: a change at once, everything at long intervals (peer:
 //! `syncNodeStatus`, `fastNodeStatusUpdate`).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::model::Timestamp;
 use crate::runtime::cri;
+use crate::sys::machine::boot_second;
 
 use super::RepeatedFailureHook;
 use super::address::AddressError;
@@ -21,6 +24,7 @@ use super::patch::node_patch;
 use super::registration::{Registered, try_register};
 use super::requests::{Doubling, NodeError, jittered, within};
 use super::runtime_state::NodeRuntime;
+use super::startup::{Startup, tell};
 use super::status::{has_changed, node_status, report_interval, should_report};
 use super::surroundings::Surroundings;
 
@@ -46,6 +50,16 @@ pub(super) struct Reporter<R> {
     pod_cidrs: Option<String>,
     was_unschedulable: bool,
     problem: Option<AddressError>,
+    startup: Startup,
+}
+
+fn booted_at() -> Option<Timestamp> {
+    Timestamp::from_second(boot_second(Path::new("/proc"))?).ok()
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 impl<R: NodeRuntime> Reporter<R> {
@@ -57,7 +71,9 @@ impl<R: NodeRuntime> Reporter<R> {
         events: Arc<dyn NodeEvents>,
         on_repeated_failure: RepeatedFailureHook,
     ) -> Self {
+        let startup = Startup::new(booted_at(), (surroundings.now)());
         Reporter {
+            startup,
             interval: surroundings.settings.status_report_frequency,
             surroundings,
             nodes: Api::all(client),
@@ -111,12 +127,14 @@ impl<R: NodeRuntime> Reporter<R> {
             let initial = self.surroundings.with_inputs(|inputs| initial_node(inputs, now()));
             self.node.set_initial(initial.node.clone());
             self.note(initial.problem);
+            self.startup.attempts(now());
             let limit = self.surroundings.settings.heartbeat_timeout();
             match try_register(&self.nodes, &initial.node, false, limit).await {
                 Ok(Registered { node, is_created }) => {
                     tracing::info!(node = self.node.name(), is_created, "node registered");
                     self.node.offer(node);
                     if is_created {
+                        tell(self.startup.registered(now()));
                         initial.events.into_iter().for_each(|event| self.record(event));
                     }
                     return;
@@ -181,6 +199,9 @@ impl<R: NodeRuntime> Reporter<R> {
         let frequency = self.surroundings.settings.status_report_frequency;
         self.interval = report_interval(is_changed, self.last_report.is_none(), frequency, rand::random());
         self.last_report = Some(Instant::now());
+        if is_ready(&outcome.node) {
+            tell(self.startup.ready(now()));
+        }
         outcome.events.into_iter().for_each(|event| self.record(event));
         Ok(())
     }

@@ -17,6 +17,7 @@ pub mod admission;
 pub mod executor;
 pub mod list;
 pub mod manager;
+mod measures;
 pub mod mirror;
 pub mod plan;
 pub mod source;

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::plan::{is_own_disruption, is_owned_condition, replace_or_append};
 use crate::kube::patch::{self, ApiError, Patched};
+use crate::metrics::kubelet as metrics;
 use crate::model::Timestamp;
 use crate::model::clock::{self, api_time};
 use crate::model::pod::{self, PodKey, PodUid};
@@ -66,6 +67,10 @@ struct Entry {
     urgent: bool,
     /// How long it may be held back if it is not urgent.
     hold: Duration,
+    /// When the oldest change came that is not under way.
+    changed_at: Option<Instant>,
+    /// When the oldest change came that is.
+    sending_since: Option<Instant>,
     /// Failures in a row.
     attempts: u32,
     /// Before this time nothing is sent: a request has failed.
@@ -215,7 +220,9 @@ impl StatusWriter {
             entry.forget_acknowledged(&update.pod);
             entry.urgent |= is_urgent(&update, entry.acknowledged.as_ref().map(|(_, status)| status.as_ref()));
             entry.take(update);
-            state.enqueue(&uid, Instant::now());
+            let now = Instant::now();
+            entry.changed_at.get_or_insert(now);
+            state.enqueue(&uid, now);
         }
         self.wake.notify_one();
     }
@@ -267,6 +274,7 @@ impl StatusWriter {
             entry.place = Place::Nowhere;
             let Some(update) = entry.latest.take() else { continue };
             entry.sending = Some(update.clone());
+            entry.sending_since = entry.changed_at.take();
             entry.urgent = false;
             entry.retry_at = None;
             let known = entry.acknowledged.as_ref().map(|(_, status)| status.clone());
@@ -282,6 +290,10 @@ impl StatusWriter {
         match sent {
             Sent::Done(answer) => {
                 entry.attempts = 0;
+                // Without an answer there was nothing to change.
+                if let (Some(since), Some(_)) = (entry.sending_since.take(), &answer) {
+                    metrics::POD_STATUS_SYNC_DURATION.observe(&[], now.duration_since(since).as_secs_f64());
+                }
                 entry.acknowledge(answer);
                 if update.delete {
                     entry.deleted = true;
@@ -303,6 +315,7 @@ impl StatusWriter {
                 if !entry.forgotten {
                     entry.latest.get_or_insert(update);
                 }
+                entry.changed_at = entry.sending_since.take().or(entry.changed_at);
             }
         }
         if entry.forgotten {

@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::executor::{Executed, Executor, PodContext};
 use super::list::PodList;
+use super::measures::Measures;
 use super::mirror;
 use super::plan::{self, Action, Failure, NodeEnd, NodeFacts, Outcome, Plan, PlanInput, PodMemory};
 use super::status_writer::{StatusUpdate, StatusWriter};
@@ -106,6 +107,7 @@ pub(super) struct Worker {
     freed: Arc<Notify>,
     /// What was published last: the status, and whether the pod may be deleted.
     published: Option<(Arc<PodStatus>, bool)>,
+    measures: Measures,
 }
 
 /// What a worker is made from.
@@ -162,6 +164,7 @@ impl Worker {
             node: parts.node,
             list: parts.list,
             probes: parts.probes,
+            measures: Measures::new(&pod, now),
             pod,
             mirror: parts.mirror,
             memory,
@@ -206,10 +209,14 @@ impl Worker {
             if self.begin(plan) {
                 continue; // The plan itself changed what is remembered.
             }
+            if self.actions.is_empty() && !self.stale {
+                self.measures.settled(clock::now());
+            }
             if self.wait(wake_at, &cancel).await {
                 break;
             }
         }
+        self.measures.settled(clock::now());
         self.tasks.abort_all();
         if let Some(writer) = &self.status_writer {
             writer.forget(&self.key.uid);
@@ -258,6 +265,7 @@ impl Worker {
                 volumes: self.volumes.clone(),
                 ending: self.ending.clone(),
             };
+            self.measures.begins(&action, &self.pod, self.memory.termination.is_some(), now);
             let executor = self.executor.clone();
             let task = action.clone();
             let handle = self.tasks.spawn(async move { Ended::Action(executor.execute(&context, &task).await) });
@@ -288,7 +296,9 @@ impl Worker {
         if self.published.as_ref().is_some_and(|(last, deleted)| **last == *status && *deleted == delete) {
             return;
         }
-        if self.memory.note_status(status, clock::now()) {
+        let now = clock::now();
+        self.measures.published(status, now);
+        if self.memory.note_status(status, now) {
             info!(pod = %self.key, phases = %self.memory.phases, "the pod is ready");
         }
         let published = Arc::new(status.clone());
@@ -376,6 +386,7 @@ impl Worker {
             info!(pod = %self.key, reason = end.reason(), "the node ends the pod");
             self.memory.note_node_end(end, &input.pod, now);
         }
+        self.measures.seen(&input.pod, now);
         self.pod = input.pod;
         let uid = |mirror: &Arc<Pod>| PodKey::of(mirror).uid;
         let before = std::mem::replace(&mut self.mirror, input.mirror);
@@ -408,6 +419,7 @@ impl Worker {
             }
         };
         let Some((action, _)) = self.actions.remove(&id) else { return };
+        self.measures.ended(&action, now);
         if let Err(failure) = &executed.outcome.result {
             let (reason, message) = (&failure.reason, &failure.message);
             if action.is_cleaning() {

@@ -17,6 +17,7 @@
 mod attempt;
 mod counters;
 mod exec;
+mod exposition;
 mod grpc;
 mod http;
 mod manager;
@@ -26,6 +27,7 @@ mod tls;
 mod types;
 
 pub use counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
+pub use exposition::expose;
 pub use manager::{PodProbes, ProbeManager, ProbeManagerParts};
 pub use tls::lenient_tls;
 pub use types::{ProbeEvents, ProbeKind, ProbedContainer, WhichProbes};

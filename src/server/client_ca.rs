@@ -12,13 +12,14 @@ use rustls::{DistinguishedName, RootCertStore};
 use tracing::{info, warn};
 
 use super::stamp::Stamp;
+use crate::kube::error::chain;
 use crate::model::Timestamp;
 
 /// Why the file of authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthoritiesError {
     /// It cannot be read.
-    #[error("authentication.x509.clientCAFile {path}: {source}", path = path.display())]
+    #[error("authentication.x509.clientCAFile {path}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -92,7 +93,8 @@ impl ClientAuthorities {
                 true
             }
             Err(error) => {
-                warn!(%error, "the authorities of client certificates cannot be read; those read before hold");
+                let error = chain(&error);
+                warn!(error, "the authorities of client certificates cannot be read; those read before hold");
                 false
             }
         }

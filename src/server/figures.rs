@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::introspection::Introspection;
 use super::text;
 use crate::metrics::Exposition;
 use crate::metrics::family::Family;
@@ -43,11 +44,14 @@ pub(super) async fn summary(stats: Option<&StatsCollector>, query: &str) -> Resp
 }
 
 /// `/metrics` and what is below it.
-pub(super) async fn metrics(stats: Option<&StatsCollector>, which: Metrics) -> Response {
+pub(super) async fn metrics(stats: Option<&StatsCollector>, introspection: &Introspection, which: Metrics) -> Response {
     match which {
         Metrics::Agent => {
             if let Some(stats) = stats {
                 stats.update_agent_metrics().await;
+            }
+            if let Some(refresh) = &introspection.refresh {
+                refresh();
             }
             let mut text = Exposition::new();
             kubelet::write_all(&mut text);
@@ -66,6 +70,9 @@ pub(super) async fn metrics(stats: Option<&StatsCollector>, which: Metrics) -> R
         },
         Metrics::Probes | Metrics::Slis => {
             let mut text = Exposition::new();
+            if let (Metrics::Probes, Some(probes)) = (which, &introspection.probes) {
+                probes(&mut text);
+            }
             kubelet::PROCESS_START.write(&mut text);
             found(text.finish())
         }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tracing::warn;
 
+use super::introspection::Introspection;
 use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
 use super::system_logs::SystemLogs;
@@ -30,6 +31,8 @@ impl Server {
             configz: bytes::Bytes::new(),
             debugging: false,
             profiling: false,
+            debug_flags: false,
+            introspection: Introspection::default(),
             started_at: crate::model::clock::now(),
         };
         let router = router(Port::Health, &Access::Open, &Arc::new(endpoints));

@@ -19,7 +19,7 @@ use super::serving_certificate::CertificateSource;
 use super::streaming::{Containers, LogSettings};
 use super::system_logs::SystemLogs;
 use super::tls::{Protocol, TlsFiles};
-use super::{Endpoints, HealthCheck, PodLister, ServerError};
+use super::{Endpoints, HealthCheck, Introspection, PodLister, ServerError};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, effective_value};
 use crate::kube::certificates::CertificateHandle;
 use crate::model::clock;
@@ -45,6 +45,8 @@ pub struct ServerInputs<'a> {
     pub pods: Option<Arc<dyn PodLister>>,
     /// What the node uses; none if nothing reads it.
     pub stats: Option<StatsCollector>,
+    /// What the agent shows of itself.
+    pub introspection: Introspection,
     /// How their containers are reached; none if nothing can. Of no use without `pods`.
     pub containers: Option<ContainerInputs<'a>>,
 }
@@ -125,6 +127,8 @@ impl Server {
             configz,
             debugging,
             profiling: configuration.enable_profiling_handler,
+            debug_flags: configuration.enable_debug_flags_handler,
+            introspection: inputs.introspection,
             started_at: clock::now(),
         });
         let router = router(Port::Secure, &Access::Guarded(Arc::new(guard)), &endpoints);
@@ -152,6 +156,8 @@ impl Server {
             configz: Bytes::new(),
             debugging: false,
             profiling: false,
+            debug_flags: false,
+            introspection: inputs.introspection,
             started_at: clock::now(),
         };
         let router = router(Port::ReadOnly, &Access::Open, &Arc::new(endpoints));

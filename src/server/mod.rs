@@ -21,8 +21,11 @@ mod figures;
 mod guard;
 mod health;
 mod https;
+mod introspection;
 mod listener;
 mod logs;
+#[cfg(test)]
+mod peer_routes;
 mod pods;
 mod query;
 mod relay;
@@ -53,6 +56,7 @@ pub use authorization::AuthorizationSetupError;
 pub use client_ca::{AuthoritiesError, CertificateError};
 pub use health::HealthCheck;
 pub use https::{ContainerInputs, ServerInputs, configz};
+pub use introspection::{Introspection, WriteFamilies};
 pub use listener::Server;
 pub use pods::{PodLister, running_pod};
 pub use serving_certificate::ServingCertificateError;
@@ -77,6 +81,10 @@ pub struct Endpoints {
     pub debugging: bool,
     /// `enableProfilingHandler`.
     pub profiling: bool,
+    /// `enableDebugFlagsHandler`.
+    pub debug_flags: bool,
+    /// What the agent shows of itself.
+    pub introspection: Introspection,
     /// When the server was made.
     pub started_at: crate::model::Timestamp,
 }
@@ -93,7 +101,7 @@ pub enum ServerError {
         port: i32,
     },
     /// The address is taken or not one of this machine.
-    #[error("listening on {address}: {source}")]
+    #[error("listening on {address}")]
     Listen {
         /// Where it should have listened.
         address: SocketAddr,
@@ -116,7 +124,7 @@ pub enum ServerError {
     #[error(transparent)]
     Authorization(#[from] AuthorizationSetupError),
     /// The configuration cannot be shown.
-    #[error("writing the configuration for /configz: {0}")]
+    #[error("writing the configuration for /configz")]
     Configz(#[from] serde_json::Error),
     /// Only one of a pair of files is set.
     #[error("tlsCertFile {certificate:?} and tlsPrivateKeyFile {key:?}: set both or none")]

@@ -17,16 +17,12 @@ use http_body_util::Limited;
 
 use super::figures::{self, Metrics};
 use super::guard::Guard;
-use super::{Endpoints, health, pods, text, zpages};
+use super::{Endpoints, health, introspection, pods, text, zpages};
 use crate::metrics::kubelet as metrics;
 use crate::model::clock;
 
 /// Size of a request's body: what is served takes none, or a little.
 const BODY_BYTES: usize = 1 << 20;
-
-/// What profiling is answered with: the peer's profiles are those of the Go runtime.
-const NO_PROFILES: &str = "there are no Go profiles of this program; process_cpu_seconds_total and \
-    process_resident_memory_bytes of /metrics tell what it uses\n";
 
 /// The ports of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +91,9 @@ pub(super) enum Endpoint {
     Summary,
     Metrics(Metrics),
     Configz,
+    Flagz,
     Statusz,
+    DebugFlags,
     Profiling,
     Exec,
     Attach,
@@ -175,7 +173,9 @@ pub(super) const ROUTES: &[Route] = &[
     debugging(&["/runningpods", "/runningpods/"], Methods::Get, PODS, Endpoint::RunningPods),
     debugging(&["/configz"], Methods::Any, CONFIGZ, Endpoint::Configz),
     debugging(&["/statusz"], Methods::Any, STATUSZ, Endpoint::Statusz),
-    debugging(&["/debug/pprof/", "/debug/pprof/{*rest}"], Methods::Any, PROXY, Endpoint::Profiling),
+    debugging(&["/flagz"], Methods::Any, CONFIGZ, Endpoint::Flagz),
+    debugging(&["/debug/flags/v"], Methods::Any, PROXY, Endpoint::DebugFlags),
+    debugging(&["/debug/pprof/", "/debug/pprof/{*rest}"], Methods::Get, PROXY, Endpoint::Profiling),
     debugging(
         &["/exec/{namespace}/{pod}/{name}", "/exec/{namespace}/{pod}/{name}/{last}"],
         Methods::GetOrPost,
@@ -328,16 +328,20 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
         Endpoint::Summary => {
             figures::summary(endpoints.stats.as_ref(), request.uri().query().unwrap_or_default()).await
         }
-        Endpoint::Metrics(which) => figures::metrics(endpoints.stats.as_ref(), which).await,
+        Endpoint::Metrics(which) => figures::metrics(endpoints.stats.as_ref(), &endpoints.introspection, which).await,
         Endpoint::Statusz => {
             let paths = served(Port::Secure, endpoints.debugging).flat_map(|route| route.paths).copied();
-            let page = zpages::statusz(clock::now(), endpoints.started_at, paths, zpages::separator());
-            text::text(StatusCode::OK, page)
+            zpages::statusz(request.headers(), clock::now(), endpoints.started_at, paths)
         }
         Endpoint::Profiling if !endpoints.profiling => {
             text::text(StatusCode::METHOD_NOT_ALLOWED, "profiling endpoint is disabled.\n")
         }
-        Endpoint::Profiling => text::text(StatusCode::NOT_IMPLEMENTED, NO_PROFILES),
+        Endpoint::Profiling => introspection::profile(request.uri().path()),
+        Endpoint::Flagz => zpages::flagz(request.headers(), &endpoints.introspection.flags),
+        Endpoint::DebugFlags if !endpoints.debug_flags => {
+            text::text(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.\n")
+        }
+        Endpoint::DebugFlags => endpoints.introspection.verbosity(request).await,
         Endpoint::Configz => text::json(endpoints.configz.clone()),
         Endpoint::Exec
         | Endpoint::Attach

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::stamp::Stamp;
+use crate::kube::error::chain;
 use crate::model::Timestamp;
 use crate::sys::replace::replace_file;
 
@@ -31,7 +32,7 @@ const RENEWAL_SECONDS: i64 = 30 * 24 * 3600;
 #[derive(Debug, thiserror::Error)]
 pub enum ServingCertificateError {
     /// A file cannot be read.
-    #[error("serving certificate: reading {path}: {source}", path = path.display())]
+    #[error("serving certificate: reading {path}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -39,7 +40,7 @@ pub enum ServingCertificateError {
         source: io::Error,
     },
     /// A file cannot be written.
-    #[error("serving certificate: writing {path}: {source}", path = path.display())]
+    #[error("serving certificate: writing {path}", path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -55,7 +56,7 @@ pub enum ServingCertificateError {
         message: String,
     },
     /// The certificate and the key do not belong together, or the key is of no supported kind.
-    #[error("serving certificate {certificate} with key {key}: {source}", certificate = certificate.display(), key = key.display())]
+    #[error("serving certificate {certificate} with key {key}", certificate = certificate.display(), key = key.display())]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
@@ -65,7 +66,7 @@ pub enum ServingCertificateError {
         source: rustls::Error,
     },
     /// No certificate can be made for the name.
-    #[error("serving certificate: making one for {host:?}: {source}")]
+    #[error("serving certificate: making one for {host:?}")]
     Make {
         /// The node's name.
         host: String,
@@ -106,7 +107,7 @@ impl CertificateSource {
             Ok(found) if !found.is_due(now) => return Ok(found),
             Ok(_) => info!(certificate = %self.certificate.display(), "the serving certificate is about to expire"),
             Err(ServingCertificateError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(%error, "making another serving certificate"),
+            Err(error) => warn!(error = chain(&error), "making another serving certificate"),
         }
         self.make(host, now).await?;
         info!(certificate = %self.certificate.display(), host, "made a serving certificate");

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Limits;
 use super::routes::{PROXY, Port, ROUTES, served};
-use super::{PodLister, Server, ServerInputs, configz};
+use super::{Introspection, PodLister, Server, ServerInputs, configz};
 use crate::config::KubeletConfiguration;
 use crate::kube::certificates::{CertificateManager, ServingSettings};
 use crate::kube::testing::{Exchange, FakeApi};
@@ -105,6 +105,7 @@ impl Fixture {
             health: Arc::new(|| Ok(())),
             pods: Some(Arc::new(OnePod)),
             stats: None,
+            introspection: Introspection::default(),
             containers: None,
         };
         let server = Server::https_within(inputs, limits).await.unwrap();
@@ -289,7 +290,13 @@ fn the_tables_subresources_are_the_peers() {
         let (route, path) = path;
         let below = |prefix: &str| path == prefix || path.starts_with(&format!("{prefix}/"));
         let mut expected = Vec::new();
-        let fine = [("/pods", "pods"), ("/healthz", "healthz"), ("/configz", "configz"), ("/runningpods", "pods")];
+        let fine = [
+            ("/pods", "pods"),
+            ("/healthz", "healthz"),
+            ("/configz", "configz"),
+            ("/flagz", "configz"),
+            ("/runningpods", "pods"),
+        ];
         expected.extend(fine.iter().find(|(prefix, _)| below(prefix)).map(|(_, subresource)| *subresource));
         let own = [
             ("/stats", "stats"),
@@ -556,6 +563,7 @@ async fn until_the_cluster_has_signed_a_certificate_nobody_is_served() {
             pods: None,
             containers: None,
             stats: None,
+            introspection: Introspection::default(),
         };
         let server = Server::https(inputs).await.unwrap();
         let (address, cancel) = (server.address(), CancellationToken::new());
@@ -630,6 +638,7 @@ async fn settings_that_cannot_be_served_name_the_field() {
             health: Arc::new(|| Ok(())),
             pods: None,
             stats: None,
+            introspection: Introspection::default(),
             containers: None,
         };
         Server::https(inputs).await.err().map(|error| error.to_string()).unwrap_or_default()

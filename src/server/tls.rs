@@ -18,6 +18,7 @@ use super::client_ca::ClientAuthorities;
 use super::serving_certificate::{CertificateSource, ServingCertificate, ServingCertificateError};
 use crate::config::KubeletConfiguration;
 use crate::kube::certificates::CertificateHandle;
+use crate::kube::error::chain;
 use crate::model::{Timestamp, clock};
 
 /// How often the files are looked at, at most, and only when connections come.
@@ -46,7 +47,7 @@ pub enum TlsSettingsError {
         supported: Vec<u16>,
     },
     /// The library refuses the combination.
-    #[error("TLS settings: {0}")]
+    #[error("TLS settings")]
     Refused(#[from] rustls::Error),
 }
 
@@ -213,7 +214,7 @@ impl TlsFiles {
             Ok(config) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
             }
-            Err(error) => warn!(%error, "the changed TLS files cannot be used; those read before are"),
+            Err(error) => warn!(error = chain(&error), "the changed TLS files cannot be used; those read before are"),
         }
     }
 
@@ -234,7 +235,8 @@ impl TlsFiles {
                 true
             }
             Err(error) => {
-                warn!(%error, "the serving certificate cannot be read; the one read before is served");
+                let error = chain(&error);
+                warn!(error, "the serving certificate cannot be read; the one read before is served");
                 false
             }
         }

@@ -11,6 +11,7 @@ use crate::metrics::kubelet as metrics;
 use crate::model::Timestamp;
 use crate::model::pod::CONFIG_SOURCE_ANNOTATION;
 use crate::runtime::{ListedState, RuntimePod};
+use crate::sys::machine::boot_second;
 
 /// Length of a tick of `/proc/<pid>/stat`, seconds (USER_HZ is 100 on every architecture that Kubernetes knows).
 const TICK: f64 = 0.01;
@@ -46,6 +47,9 @@ pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
     }
     for (is_static_label, is_static_wanted) in [("", false), ("true", true)] {
         let of_kind = || known.iter().filter(|pod| is_static(pod) == is_static_wanted);
+        if is_static_wanted {
+            metrics::MIRROR_PODS.set(&[], count(of_kind().count()));
+        }
         metrics::DESIRED_PODS.set(&[is_static_label], count(of_kind().count()));
         metrics::ACTIVE_PODS.set(&[is_static_label], count(of_kind().filter(|pod| !has_ended(pod)).count()));
     }
@@ -77,9 +81,13 @@ pub(super) fn set_process(proc: &Path, booted_at: Timestamp) {
         metrics::PROCESS_RESIDENT.set(&[], process.resident_pages * count(rustix::param::page_size()));
     }
     let limits = read("limits");
-    let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    if let Some(limit) = open_files.and_then(|rest| rest.split_whitespace().next()?.parse().ok()) {
+    let limit = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    if let Some(limit) = limit("Max open files").and_then(|limit| limit.parse().ok()) {
         metrics::PROCESS_MAX_FDS.set(&[], limit);
+    }
+    if let Some(limit) = limit("Max address space") {
+        // As the peer's client library shows a limit that is none.
+        metrics::PROCESS_VIRTUAL_MAX.set(&[], limit.parse().unwrap_or(float(u64::MAX)));
     }
     let open = fs::read_dir(own.join("fd")).map_or(0, |entries| entries.flatten().count());
     metrics::PROCESS_OPEN_FDS.set(&[], count(open));
@@ -114,9 +122,7 @@ fn count(number: usize) -> f64 {
 
 /// When the machine was booted (`btime` of `/proc/stat`), if the kernel tells.
 pub fn booted_at(proc: &Path) -> Option<Timestamp> {
-    let stat = fs::read_to_string(proc.join("stat")).ok()?;
-    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Timestamp::from_second(seconds).ok()
+    Timestamp::from_second(boot_second(proc)?).ok()
 }
 
 #[cfg(test)]

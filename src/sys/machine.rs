@@ -275,6 +275,12 @@ fn numbered_entries(directory: &Path, prefix: &str) -> Vec<u32> {
     entries.flatten().filter_map(number).collect()
 }
 
+/// When the machine was booted, in seconds since the epoch (`btime` of `/proc/stat`), if the kernel tells.
+pub fn boot_second(proc: &Path) -> Option<i64> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

@@ -9,20 +9,48 @@ mod text;
 
 use std::io::{self, Stderr, Stdout};
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::filter_fn;
+use tracing::{Level, Metadata, warn};
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use crate::config::Settings;
+use crate::config::{LoggingConfiguration, Settings};
 
 use levels::Levels;
 
-/// Starts logging. Variable `FERROLET_LOG` holds a filter of its own (`ferrolet::pod=trace,...`) and wins over `-v`.
-pub(super) fn init(settings: &Settings) {
+/// What decides which lines are written.
+type Chosen = FilterFn<Box<dyn Fn(&Metadata<'_>) -> bool + Send + Sync>>;
+
+/// Changes how much is written while the agent runs.
+pub(super) struct Verbosity {
+    filter: reload::Handle<Chosen, Registry>,
+    logging: LoggingConfiguration,
+}
+
+impl Verbosity {
+    /// As `-v` would have it; `--vmodule` stays as it is.
+    pub(super) fn set(&self, verbosity: u32) {
+        let logging = LoggingConfiguration { verbosity, ..self.logging.clone() };
+        if let Err(error) = self.filter.reload(chosen(&logging)) {
+            warn!(%error, verbosity, "the verbosity of the log cannot be changed");
+        }
+    }
+}
+
+fn chosen(logging: &LoggingConfiguration) -> Chosen {
+    let levels = Levels::new(logging);
+    let deepest = levels.deepest();
+    let is_on: Box<dyn Fn(&Metadata<'_>) -> bool + Send + Sync> = Box::new(move |metadata| levels.is_on(metadata));
+    filter_fn(is_on).with_max_level_hint(deepest)
+}
+
+/// Starts logging. Variable `FERROLET_LOG` holds a filter of its own (`ferrolet::pod=trace,...`) and wins over `-v`, for good:
+/// there is no verbosity to change then.
+pub(super) fn init(settings: &Settings) -> Option<Verbosity> {
     let logging = &settings.configuration.logging;
     let is_json = logging.format == "json";
     let split = if is_json { logging.options.json.split_stream } else { logging.options.text.split_stream };
@@ -33,17 +61,17 @@ pub(super) fn init(settings: &Settings) {
         format.with_ansi(false).fmt_fields(text::Fields).event_format(text::Text).boxed()
     };
     let environment = std::env::var("FERROLET_LOG").ok().and_then(|text| text.parse::<EnvFilter>().ok());
-    let lines = match environment {
-        Some(filter) => lines.with_filter(filter).boxed(),
+    let (lines, verbosity) = match environment {
+        Some(filter) => (lines.with_filter(filter).boxed(), None),
         None => {
-            let levels = Levels::new(logging);
-            let deepest = levels.deepest();
-            let chosen = filter_fn(move |metadata| levels.is_on(metadata)).with_max_level_hint(deepest);
-            lines.with_filter(chosen).boxed()
+            let (filter, handle) = reload::Layer::new(chosen(logging));
+            let verbosity = Verbosity { filter: handle, logging: logging.clone() };
+            (lines.with_filter(filter).boxed(), Some(verbosity))
         }
     };
     // A second start within one process keeps the first one's logging.
     drop(tracing_subscriber::registry().with(lines).try_init());
+    verbosity
 }
 
 /// Standard error; by `splitStream` standard output for what is no error. Nothing is held back, so there is nothing to flush.

@@ -211,6 +211,29 @@ impl Binding {
             Binding::ReservedMemory => format!("{:?}", target.configuration.reserved_memory),
         }
     }
+
+    /// The value in place as `pflag` shows it. What may hold credentials is masked.
+    pub(in crate::config) fn value(&self, target: &mut Target) -> String {
+        fn joined<T>(parts: impl IntoIterator<Item = T>, text: impl Fn(T) -> String) -> String {
+            parts.into_iter().map(text).collect::<Vec<_>>().join(",")
+        }
+        let configuration = &target.configuration;
+        match self {
+            Binding::Texts(_) => format!("[{}]", self.show(target)),
+            Binding::Gates => joined(&configuration.feature_gates, |(name, on)| format!("{name}={on}")),
+            Binding::Headers => {
+                joined(configuration.static_pod_url_header.expose().keys(), |n| format!("{n}:<masked>"))
+            }
+            Binding::Taints => joined(&configuration.register_with_taints, |taint| {
+                format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect)
+            }),
+            Binding::ReservedMemory => joined(&configuration.reserved_memory, |memory| {
+                let limits = joined(&memory.limits, |(kind, amount)| format!("{kind}={}", amount.0));
+                format!("{}:{limits}", memory.numa_node)
+            }),
+            _ => self.show(target),
+        }
+    }
 }
 
 /// What is there on the first occurrence of a flag is a default, or a file's, and gives way.

@@ -230,3 +230,38 @@ proptest::proptest! {
         let _ = parse(arguments.iter().map(OsString::from));
     }
 }
+
+#[test]
+fn every_flag_has_a_value_as_the_peer_shows_it() {
+    let flags = [
+        "--node-labels=a=b",
+        "--feature-gates=AllAlpha=false",
+        "--cluster-dns=10.0.0.10",
+        "--sync-frequency=60s",
+        "-v4",
+    ];
+    let values = values(&read(&flags).unwrap(), legacy_defaults()).unwrap();
+    for (name, value) in [
+        ("node-labels", "a=b"),
+        ("feature-gates", "AllAlpha=false"),
+        ("cluster-dns", "[10.0.0.10]"),
+        ("sync-frequency", "1m0s"),
+        ("v", "4"),
+        ("enforce-node-allocatable", "[pods]"),
+        ("allowed-unsafe-sysctls", "[]"),
+        ("anonymous-auth", "true"),
+        ("register-with-taints", ""),
+        ("reserved-memory", ""),
+        ("help", "false"),
+    ] {
+        assert_eq!(values.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_eq!(values.len(), FLAGS.len() + 2);
+}
+
+#[test]
+fn a_header_that_may_be_a_credential_is_masked() {
+    let line = read(&["--manifest-url-header=Authorization:secret"]).unwrap();
+    let values = values(&line, legacy_defaults()).unwrap();
+    assert_eq!(values["manifest-url-header"], "Authorization:<masked>");
+}

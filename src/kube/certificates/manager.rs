@@ -20,6 +20,7 @@ use super::signing::{is_server_healthy, issued, submit};
 use super::store::{CertificateStore, failed};
 use crate::kube::credentials::Credentials;
 use crate::kube::error::chain;
+use crate::metrics::kubelet as metrics;
 use crate::model::{Timestamp, clock};
 use crate::sys::replace::{remove_if_there, replace_file};
 
@@ -234,6 +235,10 @@ impl CertificateManager {
 
     fn failed(&mut self, failure: &CertificatesError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        match self.role {
+            Role::Client => metrics::CLIENT_RENEW_ERRORS.increment(&[]),
+            Role::Serving => metrics::SERVER_RENEW_ERRORS.increment(&[]),
+        }
         if let Some(source) = failure.api() {
             self.healthy = is_server_healthy(source);
         }
@@ -308,6 +313,10 @@ impl CertificateManager {
             "a certificate is in force"
         );
         self.last_available = clock::now();
+        if let (Role::Serving, Some(before)) = (self.role, self.facts()) {
+            let age = self.last_available.duration_since(before.not_before);
+            metrics::SERVER_ROTATION_AGE.observe(&[], age.as_secs_f64());
+        }
         if let Some(credentials) = &self.credentials {
             credentials.hand_over(certificate.key.clone());
         }

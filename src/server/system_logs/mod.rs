@@ -38,6 +38,10 @@ impl SystemLogs {
         if !self.enabled {
             return text::text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n");
         }
+        if request.uri().path() == "/logs" {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            return redirect(StatusCode::TEMPORARY_REDIRECT, &format!("/logs/{query}"));
+        }
         let path = request.uri().path().strip_prefix("/logs").unwrap_or_default();
         let path = percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned();
         if !self.query {
@@ -76,7 +80,10 @@ impl SystemLogs {
         let found = tokio::task::spawn_blocking(move || files::find(&folder, &wanted)).await;
         let is_directory = path.is_empty() || path.ends_with('/');
         match found {
-            Ok(Ok(Found::Directory(_))) if !is_directory => redirect(path),
+            Ok(Ok(Found::Directory(_))) if !is_directory => {
+                let last = path.rsplit('/').next().unwrap_or_default();
+                redirect(StatusCode::MOVED_PERMANENTLY, &format!("{}/", files::encoded(last)))
+            }
             Ok(Ok(Found::Directory(listing))) => directory(&listing),
             Ok(Ok(Found::File(_))) if is_directory => text::not_found(),
             Ok(Ok(Found::File(file))) => {
@@ -99,11 +106,10 @@ fn refused(status: StatusCode, words: &str) -> Response {
 }
 
 /// To the same path with a slash at its end.
-fn redirect(path: &str) -> Response {
-    let last = path.rsplit('/').next().unwrap_or_default();
+fn redirect(status: StatusCode, to: &str) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    if let Ok(to) = HeaderValue::try_from(format!("{}/", files::encoded(last))) {
+    *response.status_mut() = status;
+    if let Ok(to) = HeaderValue::try_from(to) {
         response.headers_mut().insert(LOCATION, to);
     }
     response

@@ -104,6 +104,7 @@ impl Fixture {
             pods: Some(Arc::new(Pods(vec![Arc::new(pod)]))),
             signed_certificate: None,
             stats: None,
+            introspection: ferrolet::server::Introspection::default(),
             containers: Some(ContainerInputs { runtime: &client, root_dir: folder.path(), gates: &gates }),
         };
         let server = Server::https(inputs).await.unwrap();
