@@ -32,7 +32,24 @@ impl Query {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..5)) {
+            let mut encoder = form_urlencoded::Serializer::new(String::new());
+            encoder.extend_pairs(&pairs);
+            prop_assert_eq!(Query::parse(&encoder.finish()), Query(pairs));
+        }
+
+        #[test]
+        fn any_query_is_taken_and_nothing_is_made_of_it(text in "[%&=+;a-f0-9é]{0,60}") {
+            let Query(pairs) = Query::parse(&text);
+            prop_assert!(pairs.len() <= text.split('&').count());
+        }
+    }
 
     #[test]
     fn values_are_decoded_in_their_order() {

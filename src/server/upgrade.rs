@@ -218,9 +218,31 @@ async fn beside<W: Future>(connection: &mut (impl FusedFuture + Unpin), work: W)
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_the_runtime_says_only_this_machine_is_connected_to(
+            url in "(http://)?([0-9a-f.:]{0,18}|localhost|\\[[0-9a-f:]{0,12}\\]|[a-z@.%]{0,12})(:[0-9]{0,6})?(/.{0,10})?",
+        ) {
+            if let Ok((address, _)) = target(&url) {
+                prop_assert!(address.ip().is_loopback(), "{}", address);
+            }
+        }
+
+        #[test]
+        fn no_header_passes_that_is_not_of_the_upgrade(name in "[a-z-]{1,30}", value in "[ -~]{0,30}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::try_from(name.as_str()).unwrap(), HeaderValue::from_str(&value).unwrap());
+            let passed = upgrade_headers(&headers).count() == 1;
+            let is_known = name.starts_with("sec-websocket-") || name == "connection" || name == "upgrade"
+                || name.ends_with("-protocol-version") || name.ends_with("-protocol-versions");
+            prop_assert!(!passed || is_known, "{}", name);
+        }
+    }
 
     #[rstest]
     #[case("http://127.0.0.1:34567/exec/abc?x=1", Ok(("127.0.0.1:34567", "/exec/abc?x=1")))]

@@ -65,6 +65,7 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use axum::http::header::{CONNECTION, UPGRADE};
+    use proptest::prelude::*;
     use rstest::rstest;
     use secrecy::ExposeSecret;
 
@@ -79,6 +80,18 @@ mod tests {
             headers.append(SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap());
         }
         headers
+    }
+
+    proptest! {
+        #[test]
+        fn any_protocols_are_borne_and_no_token_is_left(
+            parts in prop::collection::vec("(base64url\\.bearer\\.authorization\\.k8s\\.io\\.)?[a-zA-Z0-9_=. -]{0,12}", 0..5),
+        ) {
+            let mut headers = headers(&[&parts.join(",")]);
+            let _ = token(&headers);
+            strip(&mut headers);
+            prop_assert!(!protocols(&headers).any(|protocol| protocol.starts_with(PREFIX)));
+        }
     }
 
     #[rstest]

@@ -192,6 +192,7 @@ fn separator() -> &'static str {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -254,6 +255,14 @@ mod tests {
     #[case(";;,,=;q=x", None)]
     fn forms(#[case] accept: &str, #[case] expected: Option<Form>) {
         assert_eq!(form(accept, "Flagz"), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_accept_is_borne(accept in "[a-z/*;=,.q01 ]{0,60}") {
+            // None of these letters makes an object's version.
+            prop_assert!(matches!(form(&accept, "Flagz"), None | Some(Form::Text)));
+        }
     }
 
     #[test]
