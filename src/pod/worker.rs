@@ -135,6 +135,9 @@ impl Worker {
     pub fn new(pod: Arc<Pod>, parts: WorkerParts) -> (Self, WorkerHandle) {
         let now = clock::now();
         let mut memory = if parts.orphan { PodMemory::of_orphan(now) } else { PodMemory::new(&pod, now) };
+        if let Some(mirror) = parts.mirror.as_ref().filter(|mirror| mirror::shows(mirror, &pod)) {
+            memory.note_mirror(mirror);
+        }
         if let Some(end) = &parts.node_end {
             memory.note_node_end(end, &pod, now);
         }

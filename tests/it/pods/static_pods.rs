@@ -118,6 +118,25 @@ async fn a_pod_whose_manifest_is_removed_ends_with_its_mirror() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_is_put_back_at_once_starts_its_pod_anew() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let uid = write(&world, "1");
+    let first = until_shown(&world, &uid).await;
+    // It is back before its pod has ended, so that the mirror is never without a pod.
+    world.runtime.delay("StopContainer", Duration::from_secs(2));
+    remove(&world);
+    write(&world, "1");
+    let restarts = || {
+        let statuses = world.api.pod(NAME)?.status?.container_statuses?;
+        statuses.first().filter(|status| status.ready).map(|status| status.restart_count)
+    };
+    world.until("started anew", &[NAME], || restarts() == Some(1)).await;
+    assert_eq!(until_shown(&world, &uid).await.metadata.uid, first.metadata.uid, "the mirror stays");
+    world.assert_sound();
+}
+
+#[tokio::test]
 async fn a_mirror_that_is_deleted_is_made_again() {
     let world = World::new().await;
     let _agent = world.agent().await;
