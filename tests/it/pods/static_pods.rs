@@ -240,7 +240,9 @@ async fn a_static_pod_that_is_refused_says_why_in_its_mirror_until_its_manifest_
     let uid = write(&world, "1");
     let _agent = world.agent().await;
     let status = world.until_status("Failed", NAME, |status| status.phase.as_deref() == Some("Failed")).await;
-    assert_eq!(status.reason.as_deref(), Some("OutOfpods"));
+    // Static pods are critical: others would give way, but there are none.
+    assert_eq!(status.reason.as_deref(), Some("UnexpectedAdmissionError"));
+    assert!(status.message.unwrap().ends_with("[(res: pods, q: 1), ]"));
     assert!(is_gone(&world, &uid));
     world.admission.send_modify(|facts| facts.node = roomy);
     remove(&world);
