@@ -18,6 +18,7 @@ mod start;
 mod static_pods;
 mod stats;
 mod supervisor;
+mod system_cgroup;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -17,6 +17,7 @@
 //! | pods | what the sources tell, hints, object changes | workers |
 //! | statuses | workers' statuses | status patches, deletions |
 //! | qos | the running pods' requests | values of the QoS cgroups |
+//! | system cgroup | the root cgroup | its processes moved to `systemCgroups` |
 //! | health | connections | `ok` |
 //! | https, read-only | connections | the kubelet's API |
 //! | watchdog | the health check | word to systemd that the agent is well |
@@ -37,7 +38,9 @@ use tracing::{info, warn};
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
 use super::logging::Verbosity;
 use super::supervisor::Supervisor;
-use super::{admission, certificates, health, introspection, node_settings, process, static_pods, stats};
+use super::{
+    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup,
+};
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
 use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
@@ -160,6 +163,10 @@ pub(super) async fn start(
     let cgroups = CgroupManager::new(node_settings::cgroups(settings, driver, version, &reservations), hierarchy)
         .context("the cgroup tree")?;
     enforce_allocatable(&cgroups, &facts, &recorder, &node_name).await?;
+    if !configuration.system_cgroups.is_empty() {
+        let path = configuration.system_cgroups.clone();
+        spawn(&mut tasks, "system cgroup", system_cgroup::keep(cgroups.clone(), path, cancel.child_token()));
+    }
 
     let volume_objects =
         api.as_ref().map(|api| ApiObjects { objects: api.objects.clone(), tokens: api.tokens.clone() });

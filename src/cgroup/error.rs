@@ -61,6 +61,12 @@ pub enum CgroupError {
     /// The configured `cgroupRoot` is not usable.
     #[error("invalid configuration: {0}")]
     Root(#[source] Box<CgroupError>),
+    /// `systemCgroups` is no path, or that of the root, which processes are to be taken out of.
+    #[error("systemCgroups: {path:?}: system container cannot be root (\"/\")")]
+    SystemCgroup {
+        /// The setting.
+        path: String,
+    },
     /// A pod UID that is no part of a path.
     #[error("pod UID {uid:?} cannot name a cgroup")]
     PodUid {

@@ -1,7 +1,7 @@
 //! The handle on the node's cgroup tree.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -266,6 +266,15 @@ impl CgroupManager {
     pub async fn ensure_node(&self, capacity: &ResourceTotals) -> Result<Vec<Enforced>, CgroupError> {
         let capacity = capacity.clone();
         self.blocking(move |inner| inner.ensure_node(&capacity)).await
+    }
+
+    /// Moves what runs in the root into the cgroup at that path (`systemCgroups`), which is made if it is missing. How many
+    /// processes that were. Safe to call again at any time.
+    ///
+    /// Fails for the root itself, if the cgroup cannot be made, or if the kernel refuses to move a process.
+    pub async fn gather_system(&self, path: &str) -> Result<usize, CgroupError> {
+        let path = path.to_owned();
+        self.blocking(move |inner| inner.tree.gather(&path, Path::new("/proc"))).await
     }
 
     /// Makes a pod's cgroup with its limits if it is missing, or unfinished by an agent that was cut off. One that is

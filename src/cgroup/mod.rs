@@ -19,7 +19,8 @@
 //!   [`crate::sys::systemd::Units`], the seams where tests put fakes; [`CgroupManager`] is the handle for everyone else.
 //!
 //! Must not know of the API client or the runtime. Never creates, changes or removes anything outside `cgroupRoot`, but
-//! for the values of the reserved cgroups that the configuration names; it never creates those.
+//! for the values of the reserved cgroups that the configuration names, which it never creates, and for the cgroup of
+//! `systemCgroups` with the processes in it.
 //!
 //! No long tasks: every call ends by itself. Whoever owns the node's loop calls [`CgroupManager::update_qos`] when pods
 //! come and go and once a minute, and [`CgroupManager::ensure_node`] again a minute after it reported a failure.
@@ -34,6 +35,7 @@ mod manager;
 pub mod name;
 pub mod oom;
 mod remove;
+mod system;
 pub mod systemd;
 mod tree;
 pub mod values;

@@ -104,6 +104,7 @@ pub const ACTED_ON: &[&str] = &[
     "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
+    "systemCgroups",
     "systemReserved",
     "systemReservedCgroup",
     "tlsCertFile",
