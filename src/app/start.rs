@@ -162,6 +162,7 @@ pub(super) async fn start(
 
     let cgroups = CgroupManager::new(node_settings::cgroups(settings, driver, version, &reservations), hierarchy)
         .context("the cgroup tree")?;
+    enter_own_cgroup(&cgroups, &configuration.kubelet_cgroups).await;
     enforce_allocatable(&cgroups, &facts, &recorder, &node_name).await?;
     if !configuration.system_cgroups.is_empty() {
         let path = configuration.system_cgroups.clone();
@@ -368,6 +369,16 @@ async fn cgroup_driver(runtime: &RuntimeClient, configured: &str) -> anyhow::Res
         }
         Err(error) if error.is_unimplemented() => Ok(configured),
         Err(error) => Err(error).context("asking the runtime for its cgroup driver"),
+    }
+}
+
+/// Goes into the cgroup that the configuration names; without one the agent stays where it was started.
+async fn enter_own_cgroup(cgroups: &CgroupManager, path: &str) {
+    if path.is_empty() {
+        return;
+    }
+    if let Err(error) = cgroups.enter(path).await {
+        warn!(%error, cgroup = path, "the agent cannot go into its cgroup and stays where it is");
     }
 }
 

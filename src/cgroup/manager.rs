@@ -252,6 +252,14 @@ impl CgroupManager {
         if self.inner.settings.cgroups_per_qos { classes.into() } else { Vec::new() }
     }
 
+    /// Puts this process into the cgroup at that path (`kubeletCgroups`), which without systemd is made if it is missing.
+    ///
+    /// Fails if it cannot be made, or if the kernel refuses the process.
+    pub async fn enter(&self, path: &str) -> Result<(), CgroupError> {
+        let path = path.to_owned();
+        self.blocking(move |inner| inner.tree.enter(&path, std::process::id())).await
+    }
+
     /// The cgroup that holds all pods, by the driver's naming.
     pub fn pods_cgroup(&self) -> String {
         let names = &self.inner.names;

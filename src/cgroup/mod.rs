@@ -22,10 +22,13 @@
 //! for the values of the reserved cgroups that the configuration names, which it never creates, and for the cgroup of
 //! `systemCgroups` with the processes in it.
 //!
+//! The cgroup of `kubeletCgroups` is made too, where there is no systemd to do it.
+//!
 //! No long tasks: every call ends by itself. Whoever owns the node's loop calls [`CgroupManager::update_qos`] when pods
 //! come and go and once a minute, and [`CgroupManager::ensure_node`] again a minute after it reported a failure.
 
 pub mod control;
+mod enter;
 mod error;
 #[cfg(test)]
 mod fake;

@@ -60,6 +60,7 @@ pub const ACTED_ON: &[&str] = &[
     "kubeAPIQPS",
     "kubeReserved",
     "kubeReservedCgroup",
+    "kubeletCgroups",
     "localStorageCapacityIsolation",
     "logging.flushFrequency",
     "logging.format",
