@@ -20,6 +20,7 @@
 //! | system cgroup | the root cgroup | its processes moved to `systemCgroups` |
 //! | health | connections | `ok` |
 //! | https, read-only | connections | the kubelet's API |
+//! | figures | scrapes of what takes long to read | sizes of writable layers |
 //! | watchdog | the health check | word to systemd that the agent is well |
 
 use std::collections::BTreeSet;
@@ -292,6 +293,8 @@ pub(super) async fn start(
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
     let signed_certificate =
         certificates::serving_certificate(&mut tasks, settings, served_node, client.as_ref(), cancel);
+    let (kept_figures, figures_token) = (figures.clone(), token());
+    spawn(&mut tasks, "figures", async move { kept_figures.run(figures_token).await });
     let certificates = [client_certificate, signed_certificate.clone()];
     let introspection = introspection::of_agent(settings, verbosity, probe_counts, certificates);
     let served = Served { pods: pods_served, figures, signed_certificate, introspection };

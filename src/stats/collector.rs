@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::agent;
 use super::disk::VolumeCache;
 use super::figures::Depth;
+use super::layers::{Layers, WritableLayers};
 use super::rates::Rates;
 use super::reader::Reader;
 use super::sample::{Cgroup, Container, Pod, RuntimeFilesystem, Sample, WritableLayer};
@@ -81,6 +83,7 @@ struct Shared {
     pods: Arc<dyn KnownPods>,
     rates: Mutex<Rates>,
     volumes: Mutex<VolumeCache>,
+    layers: WritableLayers,
     /// The last reading of each depth, behind a lock that makes those who ask at the same time wait for one reading.
     last: [tokio::sync::Mutex<Option<Reading>>; 3],
 }
@@ -98,6 +101,7 @@ impl StatsCollector {
         agent::set_constants(&settings.node.name, cgroups.version().number(), architecture);
         let shared = Shared {
             settings,
+            layers: WritableLayers::new(runtime.clone()),
             runtime,
             observer,
             cgroups,
@@ -107,6 +111,11 @@ impl StatsCollector {
             last: Default::default(),
         };
         StatsCollector { shared: Arc::new(shared) }
+    }
+
+    /// Keeps what takes long to read at hand, as far as somebody asks for it.
+    pub async fn run(&self, cancel: CancellationToken) {
+        self.shared.layers.run(cancel).await;
     }
 
     /// `/stats/summary`; with `only_cpu_and_memory` no more than that.
@@ -177,10 +186,10 @@ impl StatsCollector {
             Depth::Full | Depth::Everything => {
                 let (pods, layers, filesystems) = tokio::try_join!(
                     shared.observer.list_pods(),
-                    shared.runtime.list_container_stats(None),
+                    shared.layers.latest(),
                     shared.runtime.image_fs_info(),
                 )?;
-                Told { pods, layers: layers_by_container(layers), filesystems: Some(filesystems) }
+                Told { pods, layers, filesystems: Some(filesystems) }
             }
         };
         shared.clone().blocking(told, depth).await
@@ -191,13 +200,8 @@ impl StatsCollector {
 #[derive(Default)]
 struct Told {
     pods: Vec<RuntimePod>,
-    layers: HashMap<String, cri::FilesystemUsage>,
+    layers: Layers,
     filesystems: Option<cri::ImageFsInfoResponse>,
-}
-
-fn layers_by_container(stats: Vec<cri::ContainerStats>) -> HashMap<String, cri::FilesystemUsage> {
-    let layers = stats.into_iter().filter_map(|stats| Some((stats.attributes?.id, stats.writable_layer?)));
-    layers.collect()
 }
 
 impl Shared {

@@ -12,7 +12,7 @@
 //!
 //! Must not know of the server, of pod workers or the API client: the pods are asked for through [`KnownPods`].
 //!
-//! No long tasks. Processor use per second takes two readings: each answer is the baseline of later ones, and the first one
+//! One long task reads writable layers beside the answers, and only after somebody asked. Processor use per second takes two readings: each answer is the baseline of later ones, and the first one
 //! reads twice.
 
 mod agent;
@@ -21,6 +21,7 @@ mod cadvisor;
 mod collector;
 mod disk;
 pub mod figures;
+mod layers;
 pub mod network;
 pub mod pressure;
 mod rates;
