@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::hooks::container_kind;
 use self::limits::Limits;
 use self::user_namespaces::UserNamespaces;
-use super::plan::{Action, Failure, NodeFacts, Outcome, ReadyImage};
+use super::plan::{Action, Failure, NodeEnd, NodeFacts, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
 use crate::image::{ImageError, ImageManager, ImageRequest, PullPolicy};
 use crate::kube::error::chain;
@@ -166,6 +166,7 @@ impl Executor {
             Action::TellBackoff { .. }
             | Action::TellSandboxChanged
             | Action::TellExceededGrace
+            | Action::EndByDeadline { .. }
             | Action::CancelHook { .. } => {
                 self.tell(&context.pod, action);
                 Ok(()).into()
@@ -188,6 +189,10 @@ impl Executor {
             Action::TellExceededGrace => {
                 let message = "Container runtime did not kill the pod within specified grace period.".to_owned();
                 self.pod_event(pod, EventType::Warning, "ExceededGracePeriod", message);
+            }
+            Action::EndByDeadline { .. } => {
+                let end = NodeEnd::deadline_exceeded();
+                self.pod_event(pod, EventType::Normal, end.reason(), end.message().to_owned());
             }
             Action::CancelHook { container, failed: Some(hook), .. } => self.tell_failed_hook(pod, container, *hook),
             _ => {}

@@ -76,6 +76,11 @@ pub enum Action {
     TellSandboxChanged,
     /// Tell by an event that the runtime has not ended the pod in its time.
     TellExceededGrace,
+    /// Tell by an event that the pod was active for as long as it may, and let it end.
+    EndByDeadline {
+        /// Its grace period.
+        grace: SignedDuration,
+    },
 }
 
 /// A container to create and start.
@@ -254,6 +259,7 @@ impl Action {
             | Action::CleanUp
             | Action::TellBackoff { .. }
             | Action::TellSandboxChanged
+            | Action::EndByDeadline { .. }
             | Action::TellExceededGrace => false,
         }
     }
@@ -265,6 +271,7 @@ impl Action {
             Action::TellBackoff { .. }
                 | Action::TellSandboxChanged
                 | Action::TellExceededGrace
+                | Action::EndByDeadline { .. }
                 | Action::CancelHook { .. }
         )
     }

@@ -340,11 +340,15 @@ impl PodMemory {
 
     /// The node itself ends the pod. The first reason stays, and none comes after a terminal phase.
     pub fn note_node_end(&mut self, end: &NodeEnd, pod: &Pod, now: Timestamp) {
+        self.end_by_node(end, termination::requested_grace(pod), now);
+    }
+
+    fn end_by_node(&mut self, end: &NodeEnd, grace: SignedDuration, now: Timestamp) {
         let has_ended = self.status.phase.as_deref().is_some_and(pod::is_terminal_phase);
         if self.node_end.is_none() && !has_ended {
             self.node_end = Some(end.clone());
         }
-        self.shrink_grace(termination::requested_grace(pod), now);
+        self.shrink_grace(grace, now);
     }
 
     fn shrink_grace(&mut self, grace: SignedDuration, now: Timestamp) {
@@ -423,6 +427,7 @@ impl PodMemory {
             }
             Action::TellSandboxChanged => {}
             Action::TellExceededGrace => self.told_exceeded_grace = true,
+            Action::EndByDeadline { grace } => self.end_by_node(&NodeEnd::deadline_exceeded(), *grace, now),
         }
     }
 
@@ -488,6 +493,7 @@ impl PodMemory {
             Action::TellBackoff { .. }
             | Action::TellSandboxChanged
             | Action::TellExceededGrace
+            | Action::EndByDeadline { .. }
             | Action::CancelHook { .. } => {}
         }
         action.changes_runtime()

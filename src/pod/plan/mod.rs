@@ -2,7 +2,7 @@
 //! to look again, and the status to publish.
 //!
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
-//! [`running`] decides what is started, [`termination`] how a pod ends, [`stop`] and [`hooks`] how one container is stopped
+//! [`running`] decides what is started, [`termination`] how a pod ends and [`deadline`] when at the latest, [`stop`] and [`hooks`] how one container is stopped
 //! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
 //! waits, [`ephemeral`] who looks into it, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is
 //! what is remembered between two plans.
@@ -10,6 +10,7 @@
 mod action;
 mod backoff;
 mod conditions;
+mod deadline;
 mod ephemeral;
 mod hooks;
 mod memory;
@@ -146,6 +147,8 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let mut draft = Draft::default();
     match input.memory.termination {
         Some(termination) => termination::plan(&view, &termination, &mut draft),
+        // The action sets the termination, and the plan is made again.
+        None if deadline::plan(&view, &mut draft) => {}
         None => {
             running::plan(&view, &mut draft);
             if draft.completed {

@@ -14,15 +14,21 @@ pub struct NodeEnd {
     reason: String,
     /// `status.message`.
     message: String,
-    /// The message of the condition `DisruptionTarget`, for a pod that is ended for the sake of others. None for one that the
-    /// node does not take at all.
+    /// The node does not take the pod at all.
+    is_rejection: bool,
+    /// The message of the condition `DisruptionTarget`, for a pod that is ended for the sake of others.
     disruption: Option<String>,
 }
 
 impl NodeEnd {
     /// The node does not take the pod.
     pub fn rejected(reason: impl Into<String>, message: &str) -> Self {
-        NodeEnd { reason: reason.into(), message: format!("Pod was rejected: {message}"), disruption: None }
+        NodeEnd {
+            reason: reason.into(),
+            message: format!("Pod was rejected: {message}"),
+            is_rejection: true,
+            disruption: None,
+        }
     }
 
     /// The pod makes room for a critical one.
@@ -30,7 +36,18 @@ impl NodeEnd {
         NodeEnd {
             reason: "Preempting".to_owned(),
             message: "Preempted in order to admit critical pod".to_owned(),
+            is_rejection: false,
             disruption: Some("Pod was preempted by Kubelet to accommodate a critical pod.".to_owned()),
+        }
+    }
+
+    /// The pod was active for as long as it may.
+    pub fn deadline_exceeded() -> Self {
+        NodeEnd {
+            reason: "DeadlineExceeded".to_owned(),
+            message: "Pod was active on the node longer than the specified deadline".to_owned(),
+            is_rejection: false,
+            disruption: None,
         }
     }
 
@@ -46,7 +63,7 @@ impl NodeEnd {
 
     /// Whether the node did not take the pod.
     pub(super) fn is_rejection(&self) -> bool {
-        self.disruption.is_none()
+        self.is_rejection
     }
 
     /// The status of a pod of which nothing was ever started here: only what others wrote stays beside the verdict.

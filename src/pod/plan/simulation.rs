@@ -122,6 +122,7 @@ fn random_pod(rng: &mut StdRng) -> Pod {
             init_containers: Some(init),
             containers,
             termination_grace_period_seconds: Some(rng.random_range(0..20)),
+            active_deadline_seconds: rng.random_bool(0.1).then(|| rng.random_range(1..120)),
             ..PodSpec::default()
         }),
         status: None,
@@ -711,6 +712,7 @@ fn the_simulation_reaches_what_it_checks() {
             "failed liveness probe",
             "failed startup probe",
             "FailedPostStartHook",
+            "begin EndByDeadline",
             "kind: Ephemeral, sandbox_id",
             "the agent is killed",
         ] {
