@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::cgroup::values::PodCgroupSettings;
 use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
-use crate::config::{Gate, KubeletConfiguration, Settings};
+use crate::config::{FeatureGates, Gate, KubeletConfiguration, Settings};
 use crate::image::{ImageSettings, NodeConfigFiles};
 use crate::kube::objects::ChangeDetection;
 use crate::model::container_resources::{LinuxResourceSettings, MemoryQos, MemoryReservation};
@@ -83,6 +83,12 @@ pub(super) fn check_reservations(reservations: &Reservations, facts: &NodeFacts)
     Ok(())
 }
 
+/// What the node declares to be able to do (`status.declaredFeatures`).
+fn declared_features(gates: &FeatureGates) -> Vec<String> {
+    let declared = [Gate::RestartAllContainersOnContainerExits];
+    declared.into_iter().filter(|gate| gates.enabled(*gate)).map(|gate| gate.name().to_owned()).collect()
+}
+
 /// The Node object's side.
 pub(super) fn node(settings: &Settings, reservations: &Reservations) -> anyhow::Result<node::NodeSettings> {
     let configuration = &settings.configuration;
@@ -102,6 +108,7 @@ pub(super) fn node(settings: &Settings, reservations: &Reservations) -> anyhow::
         status_max_images: configuration.node_status_max_images,
         port: configuration.port,
         version: super::VERSION.to_owned(),
+        declared_features: declared_features(&settings.gates),
         report_user_namespace: settings.gates.enabled(Gate::KubeletInUserNamespace),
         status_update_frequency: duration(configuration.node_status_update_frequency),
         status_report_frequency: duration(configuration.node_status_report_frequency),

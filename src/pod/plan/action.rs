@@ -53,7 +53,7 @@ pub enum Action {
         id: String,
         /// The container's name.
         container: String,
-        /// Its log file.
+        /// Its log file; empty if that is to be kept.
         log_path: String,
     },
     /// Remove a sandbox that is no longer in use.

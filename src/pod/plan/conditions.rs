@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
+use super::restart_all;
 use super::view::SandboxNeed;
 use crate::model::Timestamp;
 use crate::model::clock::api_time;
@@ -16,7 +17,7 @@ const OWNED: &[&str] = &[
     "PodScheduled",
     "PodResizePending",
     "PodResizeInProgress",
-    "AllContainersRestarting",
+    restart_all::CONDITION,
 ];
 
 /// The condition that the node's agent shares with others: the eviction API, the taint manager and the scheduler set it too.
@@ -62,6 +63,8 @@ pub(super) struct Facts<'a> {
     pub regular: &'a [ContainerStatus],
     /// Why the pod has no sandbox to run containers in.
     pub sandbox_need: Option<SandboxNeed>,
+    /// Its containers are being removed to be started anew.
+    pub restarts_all: bool,
     pub now: Timestamp,
 }
 
@@ -89,6 +92,9 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
         ("PodScheduled", Verdict::yes()),
     ] {
         conditions.push(condition(facts, type_, verdict));
+    }
+    if restart_all::is_possible(pod::spec(facts.pod)) {
+        conditions.push(condition(facts, restart_all::CONDITION, restarting(facts)));
     }
     conditions
 }
@@ -177,6 +183,19 @@ fn ready(facts: &Facts<'_>, containers_ready: &Verdict, conditions: &[PodConditi
     } else {
         Verdict::no("ReadinessGatesNotReady", Some(complaints.join(", ")))
     }
+}
+
+fn restarting(facts: &Facts<'_>) -> Verdict {
+    let reason = match facts.phase {
+        "Succeeded" => Some("PodCompleted"),
+        "Failed" => Some("PodFailed"),
+        _ if facts.restarts_all => {
+            let message = Some("container exited with restart policy rule".to_owned());
+            return Verdict { status: true, reason: Some("RestartAllContainersStarted"), message };
+        }
+        _ => None,
+    };
+    Verdict { status: false, reason, message: None }
 }
 
 fn initialized(facts: &Facts<'_>) -> Verdict {

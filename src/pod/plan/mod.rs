@@ -2,7 +2,7 @@
 //! to look again, and the status to publish.
 //!
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
-//! [`running`] decides what is started, [`termination`] how a pod ends and [`deadline`] when at the latest, [`stop`] and [`hooks`] how one container is stopped
+//! [`running`] decides what is started, [`restart_all`] when all of it anew, [`termination`] how a pod ends and [`deadline`] when at the latest, [`stop`] and [`hooks`] how one container is stopped
 //! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
 //! waits, [`ephemeral`] who looks into it, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is
 //! what is remembered between two plans.
@@ -20,6 +20,7 @@ mod phases;
 mod pod_resources;
 mod probes;
 mod restart;
+mod restart_all;
 mod running;
 mod status;
 mod stop;

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 
 use super::restart::should_restart;
+use super::restart_all;
 use crate::model::pod;
 
 #[derive(Default)]
@@ -23,6 +24,8 @@ enum Seen<'a> {
     Running(&'a ContainerStatus),
     /// The exit code of the current or, while it waits for its restart, the last end.
     Stopped(i32),
+    /// Removed to be started anew with all others.
+    Reset,
     Waiting,
 }
 
@@ -34,6 +37,7 @@ fn seen<'a>(statuses: &'a [ContainerStatus], name: &str) -> Seen<'a> {
     }
     let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref());
     match state.terminated.as_ref().or(if state.waiting.is_some() { last } else { None }) {
+        Some(terminated) if terminated.reason.as_deref() == Some(restart_all::REASON) => Seen::Reset,
         Some(terminated) => Seen::Stopped(terminated.exit_code),
         None if state.waiting.is_some() => Seen::Waiting,
         None => Seen::Absent,
@@ -89,6 +93,7 @@ fn count(spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) 
             Seen::Absent => count.unknown += 1,
             Seen::Running(_) => count.running += 1,
             Seen::Waiting => count.waiting += 1,
+            Seen::Reset => count.stopped += 1,
             Seen::Stopped(code) => {
                 count.stopped += 1;
                 count.succeeded += u32::from(code == 0);
@@ -101,7 +106,7 @@ fn count(spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) 
 
 fn count_init(spec: &PodSpec, container: &Container, init: &[ContainerStatus], count: &mut Count) {
     match seen(init, &container.name) {
-        Seen::Stopped(0) => {}
+        Seen::Stopped(0) | Seen::Reset => {}
         Seen::Stopped(code) => count.failed_init += u32::from(!should_restart(spec, container, code, true)),
         Seen::Absent | Seen::Running(_) | Seen::Waiting => count.pending_init += 1,
     }
@@ -110,7 +115,7 @@ fn count_init(spec: &PodSpec, container: &Container, init: &[ContainerStatus], c
 fn count_sidecar(container: &Container, init: &[ContainerStatus], count: &mut Count) {
     match seen(init, &container.name) {
         // A stopped sidecar says nothing of the pod's phase: it neither holds a pod nor fails it.
-        Seen::Stopped(_) => {}
+        Seen::Stopped(_) | Seen::Reset => {}
         Seen::Running(status) => {
             count.running += 1;
             count.pending_sidecars += u32::from(status.started != Some(true));

@@ -7,6 +7,18 @@ use crate::model::pod;
 
 /// The action of a rule that starts its own container again. Any other leaves the decision to the policy.
 const RESTART: &str = "Restart";
+/// The action of a rule that starts all containers of the pod anew.
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether the container's end with that code makes all containers of the pod start anew.
+pub(super) fn asks_for_all(container: &Container, code: i32) -> bool {
+    rule(container, code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether any end of the container does.
+pub(super) fn can_ask_for_all(container: &Container) -> bool {
+    container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL)
+}
 
 /// The first of the container's rules that speaks of that exit code (`restartPolicyRules`, KEP 5307). Rules count only
 /// beside a restart policy of the container's own.
@@ -41,7 +53,7 @@ pub(super) fn was_cut_off(exit: &Exit) -> bool {
 pub(super) fn should_restart(spec: &PodSpec, container: &Container, code: i32, is_init: bool) -> bool {
     // An init container that succeeded has done its work, whatever its rules say of its code.
     let is_done = is_init && code == 0 && !pod::is_sidecar(container);
-    if !is_done && rule(container, code).is_some_and(|rule| rule.action == RESTART) {
+    if !is_done && rule(container, code).is_some_and(|rule| rule.action == RESTART || rule.action == RESTART_ALL) {
         return true;
     }
     let policy = container.restart_policy.as_deref().or(spec.restart_policy.as_deref()).unwrap_or("Always");

@@ -11,6 +11,7 @@ use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
+use super::restart_all;
 use super::stop::{Stop, container_grace, stop};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
@@ -55,6 +56,8 @@ struct Progress<'a> {
     stops: Vec<Stop<'a>>,
     /// To be removed first.
     removals: Vec<&'a ContainerObservation>,
+    /// To be removed before all are started anew; their logs stay as long as the pod.
+    resets: Vec<&'a ContainerObservation>,
     /// Nothing of the pod will ever be started again, and its regular containers have ended.
     completed: bool,
 }
@@ -83,9 +86,16 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
         return;
     }
     pull_images(view, observed, &progress, draft);
-    collect_garbage(view, observed, draft);
+    if progress.resets.is_empty() {
+        collect_garbage(view, observed, draft);
+    }
     for container in &progress.removals {
         remove(view, container, draft);
+    }
+    for container in &progress.resets {
+        if draft.due(removal(view, &container.id)) {
+            draft.act(remove_action(container, String::new()));
+        }
     }
     let stops = !progress.stops.is_empty();
     for needed in progress.stops {
@@ -309,6 +319,13 @@ fn progress<'a>(
     sandbox: Option<&'a SandboxObservation>,
 ) -> Progress<'a> {
     let mut progress = Progress::default();
+    if restart_all::is_due(view.spec, observed) {
+        let (running, ended) = restart_all::next(view.spec, observed);
+        let stop = |instance| Stop::now(instance, SignedDuration::ZERO, "killing".to_owned());
+        progress.stops = running.into_iter().map(stop).collect();
+        progress.resets = ended;
+        return progress;
+    }
     if is_completed(view, observed) {
         progress.completed = true;
         return progress;
@@ -554,12 +571,12 @@ fn collect_garbage(view: &View<'_>, observed: &PodObservation, draft: &mut Draft
 fn remove(view: &View<'_>, container: &ContainerObservation, draft: &mut Draft) {
     let starting = view.memory.container(&container.name).is_some_and(|m| m.start.is_running());
     if !starting && draft.due(removal(view, &container.id)) {
-        draft.act(Action::RemoveContainer {
-            id: container.id.clone(),
-            container: container.name.clone(),
-            log_path: container.log_path.clone(),
-        });
+        draft.act(remove_action(container, container.log_path.clone()));
     }
+}
+
+fn remove_action(container: &ContainerObservation, log_path: String) -> Action {
+    Action::RemoveContainer { id: container.id.clone(), container: container.name.clone(), log_path }
 }
 
 fn removal(view: &View<'_>, id: &str) -> Due {

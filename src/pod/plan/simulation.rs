@@ -92,7 +92,8 @@ fn random_regular(rng: &mut StdRng, name: String) -> Container {
         container.restart_policy = Some(["Always", "OnFailure", "Never"][rng.random_range(0..3)].into());
         let operator = ["In", "NotIn"][rng.random_range(0..2)].into();
         let codes = ContainerRestartRuleOnExitCodes { operator, values: Some(vec![1]) };
-        let rule = ContainerRestartRule { action: "Restart".into(), exit_codes: Some(codes) };
+        let action = ["Restart", "RestartAllContainers"][rng.random_range(0..2)].into();
+        let rule = ContainerRestartRule { action, exit_codes: Some(codes) };
         container.restart_policy_rules = rng.random_bool(0.5).then(|| vec![rule]);
     }
     container
@@ -522,6 +523,17 @@ impl World {
             Action::RemoveContainer { id, .. } => {
                 let victim = self.runtime.containers.iter().find(|c| c.id == *id);
                 assert!(!victim.is_some_and(|c| c.state.may_run()), "a running container removed");
+                let spec = pod::spec(&self.pod);
+                let asks = |c: &ContainerObservation| match &c.state {
+                    ContainerState::Exited(exit) => pod::container_by_name(spec, &c.name)
+                        .is_some_and(|(_, container)| restart::asks_for_all(&container, exit.code)),
+                    _ => false,
+                };
+                let is_other = |c: &&ContainerObservation| !asks(c) && !c.name.starts_with("debug");
+                if victim.is_some_and(|c| asks(c) && self.runtime.container(&c.name).is_some_and(|l| l.id == c.id)) {
+                    let left = self.runtime.containers.iter().find(is_other);
+                    assert!(left.is_none(), "what asked for a restart of all is removed before {left:?}");
+                }
             }
             _ => {}
         }
@@ -610,7 +622,7 @@ impl World {
             if let (Some(code), Some(None)) = (ended(old), new.map(ended)) {
                 let spec = pod::spec(&self.pod);
                 let (_, container) = pod::container_by_name(spec, &old.name).unwrap();
-                let allowed = restart::should_restart(spec, &container, code, false);
+                let allowed = restart_all::is_possible(spec) || restart::should_restart(spec, &container, code, false);
                 assert!(allowed, "the API refuses that {} leaves its end with {code}", old.name);
             }
         }
@@ -699,7 +711,7 @@ fn live(seed: u64, unkindness: Unkindness) -> World {
 #[test]
 fn the_simulation_reaches_what_it_checks() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for seed in 0..300 {
+    for seed in 0..500 {
         let world = live(seed, Unkindness { failures: 100, incidents: 200 });
         for what in [
             "begin StartContainer",
@@ -713,6 +725,7 @@ fn the_simulation_reaches_what_it_checks() {
             "failed startup probe",
             "FailedPostStartHook",
             "begin EndByDeadline",
+            "message: \"killing\"",
             "kind: Ephemeral, sandbox_id",
             "the agent is killed",
         ] {

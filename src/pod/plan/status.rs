@@ -15,6 +15,7 @@ use super::phase::phase;
 use super::pod_resources;
 use super::probes;
 use super::restart::{is_success, should_restart, was_cut_off};
+use super::restart_all;
 use super::running::is_stopped_to_restart;
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::clock::api_time;
@@ -81,6 +82,7 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         init: &init,
         regular: &regular,
         sandbox_need: sandbox.err(),
+        restarts_all: restart_all::is_due(view.spec, observed),
         now: view.now,
     });
     status.conditions = Some(conditions);
@@ -355,6 +357,12 @@ fn without_instance(
     };
     if let Some(old) = old {
         let old_state = old.state.as_ref();
+        let was_waiting = old_state.is_none_or(|s| s.waiting.is_some());
+        let counts = kind != ContainerKind::Ephemeral && !was_waiting;
+        if counts && restart_all::is_under_way(view.spec, observed, &view.memory.status) {
+            restart_all::show_removed(old, &mut status);
+            return status;
+        }
         if old_state.is_some_and(|s| s.terminated.is_some()) {
             return old.clone();
         }
@@ -370,7 +378,8 @@ fn without_instance(
         }
     }
     let regular_made = view.spec.containers.iter().any(|c| observed.container(&c.name).is_some());
-    if kind == ContainerKind::Init && !pod::is_sidecar(container) && regular_made {
+    let reset = restart_all::is_due(view.spec, observed);
+    if kind == ContainerKind::Init && !pod::is_sidecar(container) && regular_made && !reset {
         let terminated = ContainerStateTerminated {
             exit_code: 0,
             reason: Some("Completed".to_owned()),
@@ -404,6 +413,9 @@ fn show_waiting(
         _ => None,
     };
     let is_init = kind == ContainerKind::Init;
+    if exit.is_some() && restart_all::is_due(view.spec, observed) {
+        return; // Removed at once, it waits for nothing.
+    }
     if let Some(exit) = exit {
         let code = if is_init && !is_success(exit) { exit.code.max(1) } else { exit.code };
         let replaced = latest.is_some_and(|latest| is_replaced(view, kind, container, latest, exit));

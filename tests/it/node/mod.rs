@@ -4,6 +4,7 @@
 mod admission;
 mod adoption;
 mod certificates;
+mod ends_and_restarts;
 mod faults;
 mod harness;
 mod images;

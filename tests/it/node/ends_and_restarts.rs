@@ -1,0 +1,104 @@
+//! Deadlines, restarts of all containers, and who looks into a pod, on real containers.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use super::harness::*;
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_pod_ends_at_its_deadline() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("deadline").await;
+    let script = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
+    let container = json!({"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script]});
+    let pod = namespace.pod("p", json!({"activeDeadlineSeconds": 3, "containers": [container]})).await;
+    namespace.wait_ready("p").await;
+    let status = namespace.wait_phase("p", "Failed").await.status.unwrap();
+    let message = "Pod was active on the node longer than the specified deadline";
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("DeadlineExceeded"), Some(message)));
+    let ended = status.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.clone().unwrap();
+    let lasted = ended.finished_at.unwrap().0.duration_since(status.start_time.unwrap().0);
+    assert!((3..10).contains(&lasted.as_secs()), "{lasted}");
+    let event = namespace.wait_event("p", "DeadlineExceeded").await;
+    assert_eq!((event.type_.as_deref(), event.message.as_deref()), (Some("Normal"), Some(message)));
+    namespace.clean_up(&[uid(&pod)]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn one_container_restarts_all_in_place() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("restart-all").await;
+    let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
+    let script = "if [ -e /v/done ]; then sleep 100000; fi; sleep 2; touch /v/done; exit 42";
+    let source = json!({
+        "name": "source", "image": BUSYBOX, "command": ["sh", "-c", script],
+        "restartPolicy": "Never", "restartPolicyRules": [rule],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+    });
+    let spec = json!({
+        "restartPolicy": "Never",
+        "volumes": [{"name": "v", "emptyDir": {}}],
+        "initContainers": [
+            {"name": "init", "image": BUSYBOX, "command": ["true"]},
+            {"name": "side", "image": BUSYBOX, "command": ["sleep", "100000"], "restartPolicy": "Always"},
+        ],
+        "containers": [source, {"name": "other", "image": BUSYBOX, "command": ["sleep", "100000"]}],
+    });
+    let pod = namespace.pod("p", spec).await;
+    let before = namespace.wait_ready("p").await;
+    let told = |pod: &Pod| condition(pod, "AllContainersRestarting").as_deref() == Some("True");
+    namespace.wait_pod("p", "the condition", 30, told).await;
+    // Another agent goes on with it.
+    agent.kill().await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let names = ["init", "side", "source", "other"];
+    let restarted = |pod: &Pod| {
+        let count = |name: &&str| find_container(pod, name).is_some_and(|c| c.restart_count == 1);
+        names.iter().all(count) && condition(pod, "Ready").as_deref() == Some("True")
+    };
+    let after = namespace.wait_pod("p", "all to be started anew", 60, restarted).await;
+    for name in names {
+        let last = container(&after, name).last_state.unwrap().terminated.unwrap();
+        assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("RestartingAllContainers")), "{name}");
+    }
+    assert_eq!(condition(&after, "AllContainersRestarting").as_deref(), Some("False"));
+    let ip = |pod: &Pod| pod.status.as_ref().unwrap().pod_ip.clone();
+    assert_eq!((ip(&after), phase(&after)), (ip(&before), "Running"));
+    let logs = format!("/var/log/pods/restart-all_p_{}/other", uid(&pod));
+    let mut kept: Vec<_> = std::fs::read_dir(logs).unwrap().map(|e| e.unwrap().file_name()).collect();
+    kept.sort();
+    assert_eq!(kept, ["0.log", "1.log"]);
+    namespace.clean_up(&[uid(&pod)]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn who_looks_into_a_pod_sees_the_processes_of_its_target() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("ephemeral").await;
+    let target = json!({"name": "c", "image": BUSYBOX, "command": ["sleep", "100001"]});
+    let pod = namespace.pod("p", json!({"containers": [target]})).await;
+    let before = container(&namespace.wait_ready("p").await, "c");
+    let script = "grep -q 100001 /proc/1/cmdline && echo seen > /dev/termination-log; exit 3";
+    let debug = json!({
+        "name": "debug", "image": BUSYBOX, "command": ["sh", "-c", script], "targetContainerName": "c",
+    });
+    let patch = json!({"spec": {"ephemeralContainers": [debug]}});
+    namespace
+        .api::<Pod>()
+        .patch_ephemeral_containers("p", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .unwrap();
+    let state = |pod: &Pod| {
+        let statuses = pod.status.as_ref()?.ephemeral_container_statuses.as_ref()?;
+        statuses.first()?.state.as_ref()?.terminated.clone()
+    };
+    let after = namespace.wait_pod("p", "the end of what looked", 30, |pod| state(pod).is_some()).await;
+    let ended = state(&after).unwrap();
+    assert_eq!((ended.exit_code, ended.message.as_deref()), (3, Some("seen\n")));
+    assert_eq!(container(&after, "c").container_id, before.container_id);
+    namespace.clean_up(&[uid(&pod)]).await;
+}
