@@ -66,6 +66,11 @@ impl NodeEnd {
         self.is_rejection
     }
 
+    /// Whether the pod has failed however its processes ended; one that gave way to another may have succeeded.
+    pub(super) fn fails_the_pod(&self) -> bool {
+        self.disruption.is_none()
+    }
+
     /// The status of a pod of which nothing was ever started here: only what others wrote stays beside the verdict.
     pub(super) fn status_of_rejected(&self, pod: &Pod, previous: &PodStatus, first_seen: Timestamp) -> PodStatus {
         let others = previous.conditions.iter().flatten().filter(|condition| !is_owned_condition(&condition.type_));
@@ -84,10 +89,13 @@ impl NodeEnd {
         }
     }
 
-    /// Writes the verdict into the status by which the pod becomes `Failed`.
+    /// Writes the verdict into the status by which the pod's phase becomes terminal. One that gave way and whose processes all
+    /// ended well has succeeded, as with the kubelet: only the condition tells what happened.
     pub(super) fn tell(&self, status: &mut PodStatus, now: Timestamp) {
-        status.reason = Some(self.reason.clone());
-        status.message = Some(self.message.clone());
+        if status.phase.as_deref() == Some("Failed") {
+            status.reason = Some(self.reason.clone());
+            status.message = Some(self.message.clone());
+        }
         let Some(message) = &self.disruption else { return };
         let condition = PodCondition {
             type_: DISRUPTION_TARGET.to_owned(),
@@ -231,7 +239,7 @@ mod tests {
         let status = planned(&memory, &holding(ContainerState::Running { started_at: at(0) })).status.unwrap();
         assert_eq!(disruption(&status).as_deref(), Some("EvictionByEvictionAPI"), "others' stays until then");
         let status = planned(&memory, &holding(exited())).status.unwrap();
-        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Preempting")));
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Succeeded"), None));
         assert_eq!(disruption(&status).as_deref(), Some("TerminationByKubelet"));
         // What was told stays.
         memory.status = status.clone();

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::conditions::{self, Facts};
 use super::memory::ContainerMemory;
+use super::node_end::NodeEnd;
 use super::phase::phase;
 use super::pod_resources;
 use super::probes;
@@ -86,7 +87,7 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         now: view.now,
     });
     status.conditions = Some(conditions);
-    if let Some(end) = node_end.filter(|_| phase == "Failed" && !keeps_phase) {
+    if let Some(end) = node_end.filter(|_| pod::is_terminal_phase(phase) && !keeps_phase) {
         end.tell(&mut status, view.now);
     }
     status.init_container_statuses = (!init.is_empty()).then_some(init);
@@ -106,7 +107,7 @@ fn settle_phase<'a>(view: &View<'a>, computed: &'a str, ending: bool, nothing_ru
     }
     match (pod::is_terminal_phase(computed), nothing_runs) {
         (true, false) => previous.filter(|p| !p.is_empty()).unwrap_or("Pending"),
-        (_, true) if view.memory.node_end.is_some() => "Failed",
+        (_, true) if view.memory.node_end.as_ref().is_some_and(NodeEnd::fails_the_pod) => "Failed",
         (false, true) if ending && !pod::is_static(view.pod) => "Failed",
         _ => computed,
     }

