@@ -222,8 +222,9 @@ impl TestNamespace {
         namespaces.create(&PostParams::default(), &object).await.unwrap();
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), name);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), name);
-        wait("the default service account", 30, async || accounts.get_opt("default").await.unwrap()).await;
-        wait("the cluster's CA", 30, async || maps.get_opt("kube-root-ca.crt").await.unwrap()).await;
+        // After the API server was away, controllers look again only when their back-off is over.
+        wait("the default service account", 120, async || accounts.get_opt("default").await.unwrap()).await;
+        wait("the cluster's CA", 120, async || maps.get_opt("kube-root-ca.crt").await.unwrap()).await;
         TestNamespace { name: name.to_owned(), client }
     }
 
