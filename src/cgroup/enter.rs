@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use super::error::CgroupError;
 use super::hierarchy::Role;
 use super::name::{CgroupName, Driver};
-use super::tree::Tree;
-
-const PROCESSES: &str = "cgroup.procs";
+use super::tree::{PROCESSES, Tree};
 
 impl Tree {
     /// Puts a process into the cgroup at that path, in every hierarchy. By the cgroupfs driver it is made where it is missing;
@@ -20,12 +18,7 @@ impl Tree {
         let invalid = || CgroupError::Create { path: PathBuf::from(path), source: io::ErrorKind::InvalidInput.into() };
         let name = CgroupName::from_cgroupfs(path).ok_or_else(invalid)?;
         if self.driver() == Driver::Cgroupfs {
-            let mut made = CgroupName::default();
-            for component in name.path(Driver::Cgroupfs).split('/').filter(|component| !component.is_empty()) {
-                made = made.child(component);
-                self.make(&made)?;
-                self.fill_cpuset(&made)?;
-            }
+            self.make_all(&name)?;
         }
         let relative = name.relative(Driver::Cgroupfs);
         for mount in self.hierarchy.mounts().iter().filter(|mount| mount.role != Role::Cleaned) {

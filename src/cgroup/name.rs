@@ -65,6 +65,11 @@ impl CgroupName {
         CgroupName(components)
     }
 
+    /// The cgroups on the way from below the root to this one, parents first.
+    pub fn lineage(&self) -> impl Iterator<Item = CgroupName> + '_ {
+        (1..=self.0.len()).map(|length| CgroupName(self.0[..length].to_vec()))
+    }
+
     /// Whether this is the root of the hierarchy.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::error::CgroupError;
 use super::name::CgroupName;
 use super::systemd;
-use super::tree::{Tree, is};
+use super::tree::{PROCESSES, Tree, is};
 
 /// How often a cgroup in use is tried again; with the pauses doubling from [`FIRST_PAUSE`], about a second in all.
 const TRIES: u32 = 10;
@@ -157,7 +157,7 @@ impl Tree {
 
     /// The processes in one cgroup; those of other PID namespaces, which show as 0, are left out.
     fn processes(&self, directory: &Path) -> BTreeSet<i32> {
-        let content = match self.kernel.read(&directory.join("cgroup.procs")) {
+        let content = match self.kernel.read(&directory.join(PROCESSES)) {
             // A threaded cgroup lists threads alone.
             Err(error) if is(&error, Errno::OPNOTSUPP) => self.kernel.read(&directory.join("cgroup.threads")),
             content => content,

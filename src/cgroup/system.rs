@@ -9,11 +9,10 @@ use rustix::io::Errno;
 use super::error::CgroupError;
 use super::hierarchy::Role;
 use super::name::CgroupName;
-use super::tree::{Tree, is};
+use super::tree::{PROCESSES, Tree, is};
 
 /// Looks at the root until nothing is left there: processes that start meanwhile begin in their parents' cgroup.
 const ROUNDS: usize = 10;
-const PROCESSES: &str = "cgroup.procs";
 
 impl Tree {
     /// Makes the cgroup at that path and moves the processes of the root into it, but for the first one and the kernel's.
@@ -23,12 +22,7 @@ impl Tree {
     pub(super) fn gather(&self, path: &str, proc: &Path) -> Result<usize, CgroupError> {
         let name = CgroupName::from_cgroupfs(path).filter(|name| !name.is_root());
         let name = name.ok_or_else(|| CgroupError::SystemCgroup { path: path.to_owned() })?;
-        let mut made = CgroupName::default();
-        for component in path.split('/').filter(|component| !component.is_empty() && *component != ".") {
-            made = made.child(component);
-            self.make(&made)?;
-            self.fill_cpuset(&made)?;
-        }
+        self.make_all(&name)?;
         let mut most = 0;
         let mut refused = Ok(());
         for mount in self.hierarchy.mounts().iter().filter(|mount| mount.role != Role::Cleaned) {

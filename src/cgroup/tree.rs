@@ -19,6 +19,8 @@ use super::values::CgroupValues;
 
 /// The file of a v2 cgroup that lists its controllers.
 const CONTROLLERS: &str = "cgroup.controllers";
+/// The processes of a cgroup; one that is written there is moved into it.
+pub(super) const PROCESSES: &str = "cgroup.procs";
 
 /// The hierarchies and the kernel that holds them.
 pub(super) struct Tree {
@@ -105,6 +107,11 @@ impl Tree {
             }
         }
         if self.hierarchy.version() == Version::V2 { self.validate(name) } else { Ok(()) }
+    }
+
+    /// Makes a cgroup and what is missing above it, as [`Tree::make`] does.
+    pub(super) fn make_all(&self, name: &CgroupName) -> Result<(), CgroupError> {
+        name.lineage().try_for_each(|name| self.make(&name))
     }
 
     fn make_directory(&self, directory: &Path, mount: &Mount) -> Result<(), CgroupError> {
