@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::TcpListenerStream;
 
 use super::Shared;
+use super::transport::serve_all;
 
 /// What the streaming server does with a request.
 #[derive(Clone, Debug, Default)]
@@ -24,25 +26,13 @@ pub enum StreamAnswer {
 pub(super) async fn serve(shared: &Arc<Shared>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
     let address = listener.local_addr().expect("its address");
-    let (stop, shared, tasks) = (shared.stop.clone(), shared.clone(), shared.tasks.clone());
-    shared.tasks.clone().spawn(async move {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => {
-                    let Ok((stream, _)) = accepted else { return };
-                    let (stop, shared) = (stop.clone(), shared.clone());
-                    tasks.spawn(async move {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            // A client that went away is all that can fail here.
-                            _ = answer(stream, &shared) => {}
-                        }
-                    });
-                }
-            }
-        }
-    });
+    let served = shared.clone();
+    // A client that went away is all that can fail here.
+    let answer = move |stream| {
+        let shared = served.clone();
+        async move { drop(answer(stream, &shared).await) }
+    };
+    serve_all(&shared.stop, &shared.tasks, TcpListenerStream::new(listener), answer);
     address
 }
 

@@ -1,5 +1,6 @@
 //! The server and its connections, which break at once when it stops.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -28,24 +31,9 @@ impl Server {
     pub(super) fn start(socket: &Path, shared: &Arc<Shared>) -> Self {
         let listener = UnixListener::bind(socket).expect("the socket");
         let server = Server { stop: shared.stop.child_token(), tasks: TaskTracker::new() };
-        let (stop, tasks, shared) = (server.stop.clone(), server.tasks.clone(), shared.clone());
-        server.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    accepted = listener.accept() => {
-                        let Ok((stream, _)) = accepted else { return };
-                        let (stop, shared) = (stop.clone(), shared.clone());
-                        tasks.spawn(async move {
-                            tokio::select! {
-                                () = stop.cancelled() => {}
-                                () = serve(stream, shared) => {}
-                            }
-                        });
-                    }
-                }
-            }
-        });
+        let shared = shared.clone();
+        let connections = UnixListenerStream::new(listener);
+        serve_all(&server.stop, &server.tasks, connections, move |stream| serve(stream, shared.clone()));
         server
     }
 
@@ -55,6 +43,26 @@ impl Server {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// Serves connections, each in a task of its own, until the token or the listener ends.
+pub(super) fn serve_all<C, F>(
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+    mut connections: impl Stream<Item = io::Result<C>> + Send + Unpin + 'static,
+    serve: impl Fn(C) -> F + Send + 'static,
+) where
+    C: Send,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (stop, connection_tasks) = (stop.clone(), tasks.clone());
+    tasks.spawn(async move {
+        // Cancel-safe: a connection is taken as a whole or stays with the listener.
+        while let Some(Some(Ok(connection))) = stop.run_until_cancelled(connections.next()).await {
+            let (stop, serving) = (stop.clone(), serve(connection));
+            connection_tasks.spawn(async move { stop.run_until_cancelled(serving).await });
+        }
+    });
 }
 
 async fn serve(stream: UnixStream, shared: Arc<Shared>) {
