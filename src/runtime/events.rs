@@ -115,9 +115,11 @@ pub(super) fn pod_of(event: &cri::ContainerEventResponse) -> Option<PodUid> {
     of_sandbox.or_else(of_container).map(PodUid::from)
 }
 
-/// Whether an event tells something that the agent does not know from its own call.
+/// Whether an event tells something that the agent does not know from its own call. What is created or started is so by the
+/// agent, which looks at it when its call returns; should somebody else do it, a relist tells.
 pub(super) fn matters(event: &cri::ContainerEventResponse) -> bool {
-    event.container_event_type() != cri::ContainerEventType::ContainerCreatedEvent
+    use cri::ContainerEventType::{ContainerCreatedEvent, ContainerStartedEvent};
+    !matches!(event.container_event_type(), ContainerCreatedEvent | ContainerStartedEvent)
 }
 
 #[cfg(test)]
@@ -146,12 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn creations_are_our_own_doing() {
+    fn creations_and_starts_are_our_own_doing() {
         let event = |kind: cri::ContainerEventType| cri::ContainerEventResponse {
             container_event_type: kind.into(),
             ..Default::default()
         };
         assert!(!matters(&event(cri::ContainerEventType::ContainerCreatedEvent)));
+        assert!(!matters(&event(cri::ContainerEventType::ContainerStartedEvent)));
         assert!(matters(&event(cri::ContainerEventType::ContainerStoppedEvent)));
     }
 }

@@ -66,12 +66,17 @@ struct Memory {
     ended: Cache<Arc<ContainerObservation>>,
     /// Addresses and host network of sandboxes, which stay while a sandbox is ready.
     networks: Cache<SandboxNetwork>,
+    tracker: Tracker,
 }
 
 impl Observer {
     /// An observer of that runtime.
     pub fn new(client: RuntimeClient, settings: ObserverSettings) -> Self {
-        let memory = Memory { ended: Cache::new(CACHE_CAPACITY), networks: Cache::new(CACHE_CAPACITY) };
+        let memory = Memory {
+            ended: Cache::new(CACHE_CAPACITY),
+            networks: Cache::new(CACHE_CAPACITY),
+            tracker: Tracker::default(),
+        };
         let shared = Shared { client, settings, memory: Mutex::new(memory), last_relist: Mutex::new(None) };
         Observer { shared: Arc::new(shared) }
     }
@@ -105,6 +110,7 @@ impl Observer {
         let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
         let mut observation = PodObservation { sandboxes, containers };
         snapshot::sort_containers(&mut observation);
+        self.memory(|memory| memory.tracker.note_observation(uid, &observation));
         Ok(observation)
     }
 
@@ -182,7 +188,6 @@ impl Observer {
     pub async fn run(&self, hints: mpsc::Sender<PodUid>, cancel: CancellationToken) {
         let mut watch = Watch {
             events: Events::new(self.shared.client.clone()),
-            tracker: Tracker::default(),
             dirty: DirtyPods::default(),
             next_relist: Instant::now(),
             relist_began: Instant::now(),
@@ -223,13 +228,13 @@ impl Observer {
         }
         match pods {
             Ok(pods) => {
-                for uid in watch.tracker.update(&pods) {
-                    watch.dirty.push(uid);
-                }
-                self.memory(|memory| {
-                    memory.ended.retain(|id| watch.tracker.knows(id));
-                    memory.networks.retain(|id| watch.tracker.knows(id));
+                let changed = self.memory(|memory| {
+                    let changed = memory.tracker.update(&pods);
+                    memory.ended.retain(|id| memory.tracker.knows(id));
+                    memory.networks.retain(|id| memory.tracker.knows(id));
+                    changed
                 });
+                changed.into_iter().for_each(|uid| watch.dirty.push(uid));
                 *self.shared.last_relist.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                 watch.events.runtime_answers();
                 if std::mem::take(&mut watch.failing) {
@@ -252,10 +257,13 @@ impl Observer {
         let soon = Instant::now() + self.shared.settings.fallback_interval;
         match signal {
             Signal::Event(event) => {
-                let known = watch.tracker.owner(&event.container_id).cloned();
-                match events::pod_of(&event).or(known) {
+                let owner = self.memory(|memory| {
+                    let uid = events::pod_of(&event).or_else(|| memory.tracker.owner(&event.container_id).cloned())?;
+                    memory.tracker.note_owner(&event.container_id, &uid);
+                    Some(uid)
+                });
+                match owner {
                     Some(uid) => {
-                        watch.tracker.note_owner(&event.container_id, &uid);
                         if events::matters(&event) {
                             watch.dirty.push(uid);
                         }
@@ -282,7 +290,6 @@ impl Observer {
 /// What [`Observer::run`] keeps between two turns.
 struct Watch {
     events: Events,
-    tracker: Tracker,
     dirty: DirtyPods,
     next_relist: Instant,
     /// When the relist under way, or the last one, began.

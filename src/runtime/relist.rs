@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::model::Timestamp;
 use crate::model::clock;
+use crate::model::observation::{ContainerState, PodObservation};
 use crate::model::pod::{CONFIG_SOURCE_ANNOTATION, PodKey, PodUid};
 
 use super::cri;
@@ -64,6 +65,17 @@ pub enum ListedState {
     Unknown,
 }
 
+impl ListedState {
+    fn of(state: &ContainerState) -> Self {
+        match state {
+            ContainerState::Created => ListedState::Created,
+            ContainerState::Running { .. } => ListedState::Running,
+            ContainerState::Exited(_) => ListedState::Exited,
+            ContainerState::Unknown => ListedState::Unknown,
+        }
+    }
+}
+
 impl RuntimePod {
     /// Whether anything of the pod may run: a container that has not ended, or a ready sandbox.
     pub fn is_anything_running(&self) -> bool {
@@ -72,14 +84,25 @@ impl RuntimePod {
     }
 
     fn summary(&self) -> u64 {
-        let sandboxes = self.sandboxes.iter().map(|s| (s.id.as_str(), None, s.ready));
-        let containers = self.containers.iter().map(|c| (c.id.as_str(), Some(c.state), false));
-        let mut objects: Vec<_> = sandboxes.chain(containers).collect();
-        objects.sort_unstable_by_key(|object| object.0);
-        let mut hasher = fnv::FnvHasher::default();
-        objects.hash(&mut hasher);
-        hasher.finish()
+        summarize(
+            self.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)),
+            self.containers.iter().map(|c| (c.id.as_str(), c.state)),
+        )
     }
+}
+
+/// As much of a pod as tells whether something appeared, went or changed state.
+fn summarize<'a>(
+    sandboxes: impl Iterator<Item = (&'a str, bool)>,
+    containers: impl Iterator<Item = (&'a str, ListedState)>,
+) -> u64 {
+    let sandboxes = sandboxes.map(|(id, ready)| (id, None, ready));
+    let containers = containers.map(|(id, state)| (id, Some(state), false));
+    let mut objects: Vec<_> = sandboxes.chain(containers).collect();
+    objects.sort_unstable_by_key(|object| object.0);
+    let mut hasher = fnv::FnvHasher::default();
+    objects.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Groups lists by pod, ordered by UID. What carries no pod UID label was not made by a kubelet and is left out: nothing of
@@ -136,7 +159,7 @@ pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Contai
     pods
 }
 
-/// Remembers the last relist, as little of it as tells what changed.
+/// Remembers what was seen of each pod last, as little of it as tells what changed.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     summaries: HashMap<PodUid, u64>,
@@ -144,7 +167,7 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    /// Takes the newest relist; the pods of which something appeared, went or changed state since the one before.
+    /// Takes the newest relist; the pods of which something appeared, went or changed state since they were seen last.
     pub(super) fn update(&mut self, pods: &[RuntimePod]) -> Vec<PodUid> {
         let mut before = std::mem::take(&mut self.summaries);
         self.owners.clear();
@@ -164,6 +187,20 @@ impl Tracker {
         vanished.sort_unstable();
         changed.append(&mut vanished);
         changed
+    }
+
+    /// Takes what the pod's worker has read: a relist that shows the same tells it nothing. Of two readings that overtake
+    /// each other the older may stay, for which the next relist only has the pod looked at once more.
+    pub(super) fn note_observation(&mut self, uid: &PodUid, seen: &PodObservation) {
+        if seen.sandboxes.is_empty() && seen.containers.is_empty() {
+            self.summaries.remove(uid);
+            return;
+        }
+        let summary = summarize(
+            seen.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)),
+            seen.containers.iter().map(|c| (c.id.as_str(), ListedState::of(&c.state))),
+        );
+        self.summaries.insert(uid.clone(), summary);
     }
 
     /// The pod of a sandbox or container, as far as known.
@@ -187,6 +224,7 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::snapshot::{self, SandboxNetwork};
 
     fn pod_labels(uid: &str) -> HashMap<String, String> {
         let labels = [(labels::POD_UID, uid), (labels::POD_NAME, "web"), (labels::POD_NAMESPACE, "prod")];
@@ -248,6 +286,31 @@ mod tests {
         assert_eq!(relist(reordered, vec![container("c", "u2", 1, EXITED)]), ["u1"]);
         assert_eq!(relist(vec![], vec![container("c", "u2", 1, EXITED)]), ["u2", "u1"]);
         assert_eq!(relist(vec![], vec![]), ["u2"]);
+    }
+
+    #[test]
+    fn what_a_worker_has_seen_is_not_told_again() {
+        let mut tracker = Tracker::default();
+        let uid = PodUid::from("u1");
+        let seen = |state: cri::ContainerState| PodObservation {
+            sandboxes: vec![snapshot::sandbox(sandbox("s1", "u1", READY), SandboxNetwork::of(&Default::default()))],
+            containers: vec![snapshot::container(
+                "s1".to_owned(),
+                cri::ContainerStatus { id: "c1".to_owned(), state: state.into(), ..Default::default() },
+                "",
+            )],
+        };
+        let mut relist = |tracker: &mut Tracker, state| {
+            tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![container("c1", "u1", 1, state)]))
+        };
+        tracker.note_observation(&uid, &seen(RUNNING));
+        assert!(relist(&mut tracker, RUNNING).is_empty());
+        assert_eq!(relist(&mut tracker, EXITED), [uid.clone()]);
+        tracker.note_observation(&uid, &seen(EXITED));
+        assert!(relist(&mut tracker, EXITED).is_empty());
+        tracker.note_observation(&uid, &PodObservation::default());
+        assert!(tracker.update(&[]).is_empty());
+        assert_eq!(relist(&mut tracker, EXITED), [uid]);
     }
 
     #[test]
