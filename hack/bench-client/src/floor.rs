@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ferrolet::runtime::cri;
 use ferrolet::runtime::cri::runtime_service_client::RuntimeServiceClient;
+use ferrolet::runtime::translate::{MASKED_PATHS, READONLY_PATHS};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
@@ -20,21 +21,6 @@ const PARALLEL: [usize; 4] = [4, 8, 16, 50];
 
 /// Where the pods' cgroups go, in every hierarchy.
 const CGROUP: &str = "floor";
-
-/// What the kubelet hides and protects in a container that asks for nothing.
-const MASKED: [&str; 10] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 pub(crate) async fn measure(endpoint: &str, load: &Load) -> Result<Figures> {
     let channel = Endpoint::from_shared(endpoint.to_owned())?
@@ -211,8 +197,8 @@ impl Floor {
                 security_context: Some(cri::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
                     seccomp: Some(seccomp(cri::security_profile::ProfileType::Unconfined)),
-                    masked_paths: MASKED.map(str::to_owned).to_vec(),
-                    readonly_paths: READ_ONLY.map(str::to_owned).to_vec(),
+                    masked_paths: MASKED_PATHS.map(str::to_owned).to_vec(),
+                    readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
                     ..Default::default()
                 }),
             }),
