@@ -202,15 +202,9 @@ pub(super) async fn start(
         backoff: backoff(configuration.crash_loop_back_off.max_container_restart_period),
         ..plan::NodeFacts::default()
     });
-    let (ips_sender, host_ips) = watch::channel(Vec::new());
     let (network_sender, network_problem) = watch::channel(None);
     let (owner_sender, node_owner) = watch::channel(None);
-    let senders = FactSenders {
-        facts: facts_sender,
-        host_ips: ips_sender,
-        network_problem: network_sender,
-        node_owner: owner_sender,
-    };
+    let senders = FactSenders { facts: facts_sender, network_problem: network_sender, node_owner: owner_sender };
 
     let executor = Arc::new(Executor::new(ExecutorParts {
         runtime: runtime.clone(),
@@ -225,7 +219,6 @@ pub(super) async fn start(
         node: Arc::new(node_settings::translation(settings, &facts, version, allocatable)?),
         facts: node_facts.clone(),
         ids_per_pod: node_settings::ids_per_pod(configuration),
-        host_ips,
         network_problem,
         resolv_conf: PathBuf::from(&configuration.resolv_conf),
         parallel_calls: std::thread::available_parallelism().map_or(1, usize::from) * CALLS_PER_PROCESSOR,
@@ -460,7 +453,6 @@ async fn serve_https(
 /// Where what is known of the node goes.
 struct FactSenders {
     facts: watch::Sender<plan::NodeFacts>,
-    host_ips: watch::Sender<Vec<String>>,
     network_problem: watch::Sender<Option<String>>,
     node_owner: watch::Sender<Option<NodeOwner>>,
 }
@@ -488,15 +480,11 @@ async fn follow_facts(
 ) {
     loop {
         let host_ips: Vec<String> = node.host_ips().iter().map(IpAddr::to_string).collect();
-        let set = |ips: &mut Vec<String>| {
-            let changed = *ips != host_ips;
-            if changed {
-                ips.clone_from(&host_ips);
-            }
+        senders.facts.send_if_modified(|facts| {
+            let changed = facts.host_ips != host_ips;
+            facts.host_ips = host_ips;
             changed
-        };
-        senders.host_ips.send_if_modified(set);
-        senders.facts.send_if_modified(|facts| set(&mut facts.host_ips));
+        });
         let owner = node.current().and_then(|node| {
             let (name, uid) = (node.metadata.name.clone()?, node.metadata.uid.clone()?);
             Some(NodeOwner { name, uid, deleting: node.metadata.deletion_timestamp.is_some() })

@@ -63,12 +63,10 @@ pub struct ExecutorParts {
     pub client: Option<::kube::Client>,
     /// The node's settings for translation.
     pub node: Arc<NodeSettings>,
-    /// What plans know of the node.
+    /// What plans and containers know of the node.
     pub facts: tokio::sync::watch::Receiver<NodeFacts>,
     /// How many user ids a pod with a user namespace of its own gets (`userNamespaces.idsPerPod`).
     pub ids_per_pod: u32,
-    /// The node's addresses.
-    pub host_ips: tokio::sync::watch::Receiver<Vec<String>>,
     /// Why the runtime's network is not ready, if it is not.
     pub network_problem: tokio::sync::watch::Receiver<Option<String>>,
     /// The host's resolver configuration (`resolvConf`); empty if there is none.
@@ -225,7 +223,7 @@ impl Executor {
     }
 
     fn host_ips(&self) -> Vec<String> {
-        self.parts.host_ips.borrow().clone()
+        self.parts.facts.borrow().host_ips.clone()
     }
 
     async fn create_cgroup(&self, context: &PodContext) -> Result<(), Failure> {

@@ -72,7 +72,6 @@ pub struct Agent {
     tasks: JoinSet<()>,
     // Held, as the tasks that follow them would spin once they are gone.
     _facts: watch::Sender<NodeFacts>,
-    _host_ips: watch::Sender<Vec<String>>,
     _network_problem: watch::Sender<Option<String>>,
     _node_owner: watch::Sender<Option<NodeOwner>>,
 }
@@ -215,15 +214,13 @@ impl World {
             pod_logs_dir: self.logs().display().to_string(),
             ..NodeSettings::default()
         };
-        let ips = vec!["192.0.2.1".to_owned()];
         let facts = NodeFacts {
-            host_ips: ips.clone(),
+            host_ips: vec!["192.0.2.1".to_owned()],
             runtime_name: "fake".to_owned(),
             backoff: self.backoff,
             ..NodeFacts::default()
         };
         let (facts, node_facts) = watch::channel(facts);
-        let (host_ips_sender, host_ips) = watch::channel(ips);
         let (problem_sender, network_problem) = watch::channel(None);
         let probes = ProbeManager::new(ProbeManagerParts {
             runtime: runtime.clone(),
@@ -242,7 +239,6 @@ impl World {
             node: Arc::new(node),
             facts: node_facts.clone(),
             ids_per_pod: 65_536,
-            host_ips,
             network_problem,
             resolv_conf: PathBuf::new(),
             parallel_calls: 4,
@@ -286,14 +282,7 @@ impl World {
         tasks.spawn(async move { observer.run(hint_sender, token).await });
         tasks.spawn(probes.run(cancel.clone()));
         tasks.spawn(manager.run(PodManagerInputs { sources, hints, objects: None }, cancel));
-        Agent {
-            pods,
-            tasks,
-            _facts: facts,
-            _host_ips: host_ips_sender,
-            _network_problem: problem_sender,
-            _node_owner: owner_sender,
-        }
+        Agent { pods, tasks, _facts: facts, _network_problem: problem_sender, _node_owner: owner_sender }
     }
 
     /// The calls so far for a pod that change something, as `RPC container`.
