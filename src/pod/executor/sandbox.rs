@@ -160,7 +160,7 @@ impl Executor {
     }
 }
 
-/// Makes a directory and its parents with that mode, whatever the umask says of the last one.
+/// Makes a directory and its parents with that mode, as far as the umask lets it.
 pub(super) fn make_directory(path: &Path, mode: u32) -> Result<(), String> {
     std::fs::DirBuilder::new()
         .recursive(true)

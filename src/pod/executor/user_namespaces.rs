@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::pod::PodUid;
 use crate::runtime::translate::UserMapping;
+use crate::sys::replace::replace_file;
 
 /// The ids below are the node's own.
 const FIRST: u64 = 65_536;
@@ -160,8 +161,7 @@ impl UserNamespaces {
         if let Some(directory) = path.parent() {
             super::sandbox::make_directory(directory, 0o750).map_err(|error| failed(std::io::Error::other(error)))?;
         }
-        let made = path.with_extension("new");
-        std::fs::write(&made, text).and_then(|()| std::fs::rename(&made, &path)).map_err(failed)
+        replace_file(&path, &text, 0o600).map_err(failed)
     }
 }
 
