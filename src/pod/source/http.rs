@@ -91,7 +91,7 @@ pub struct UrlSource {
     period: Duration,
     client: ::kube::Client,
     sender: watch::Sender<Option<StaticPods>>,
-    /// The last answer that was read.
+    /// The answer that holds the pods as they are now.
     text: Option<Vec<u8>>,
     known: Known,
     fault: Option<String>,
@@ -178,6 +178,7 @@ impl UrlSource {
         let text =
             tokio::time::timeout(TIMEOUT, self.get()).await.map_err(|_| UrlError::Timeout { url: url.clone() })??;
         if text.is_empty() {
+            self.text = None;
             self.publish(Vec::new());
             return Err(UrlError::Empty { url });
         }

@@ -63,6 +63,9 @@ async fn a_url_is_asked_now_and_then() {
     until(&["x:2"]).await;
     set(ok(""));
     until(&[]).await;
+    // The same pods as before the empty answer.
+    set(ok(&list(&["x:2"])));
+    until(&["x:2"]).await;
     tasks.abort_all();
 }
 
