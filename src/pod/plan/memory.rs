@@ -15,6 +15,11 @@ use super::termination::{self, Termination};
 use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
 
+/// Volumes are not refreshed sooner than this after they were mounted: a token that cannot be renewed while the API server is
+/// away is due all the time, and so is every token where the node's clock is far ahead of the server's. The peer's interval
+/// of syncs (`syncFrequency`).
+const REFRESH_PAUSE: SignedDuration = SignedDuration::from_secs(60);
+
 /// One thing that must be done for the pod, possibly several times until it succeeds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Step {
@@ -441,8 +446,8 @@ impl PodMemory {
             Action::CreateCgroup => self.cgroup.end(result.map(|()| Step::Done), now),
             Action::ResolveReferences => self.references.end(result.map(|()| Step::Done), now),
             Action::MountVolumes => {
-                let mounted_before = self.volumes_refresh_at;
-                self.volumes_refresh_at = outcome.refresh_at.or(mounted_before);
+                let refresh_at = outcome.refresh_at.map(|at| at.max(now.saturating_add(REFRESH_PAUSE).unwrap_or(at)));
+                self.volumes_refresh_at = refresh_at.or(self.volumes_refresh_at);
                 self.volumes_mounted |= result.is_ok();
                 self.volumes.end(result.map(|()| Step::Done), now);
             }

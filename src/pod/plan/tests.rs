@@ -137,6 +137,28 @@ fn preparations_begin_before_the_runtime_has_been_read() {
 }
 
 #[test]
+fn volumes_that_are_due_again_at_once_are_not_refreshed_all_the_time() {
+    let pod = simple();
+    let mut memory = prepared(&pod);
+    let seen = observation(vec![instance(&pod, "c", 0, running())]);
+    let mounted_with = |memory: &mut PodMemory, refresh_at, now| {
+        memory.note_started(&Action::MountVolumes, now);
+        let outcome = Outcome { refresh_at, ..Outcome::from(Ok(())) };
+        memory.note_outcome(&Action::MountVolumes, outcome, now);
+    };
+    let refreshed = |plan: &Plan| plan.actions.contains(&Action::MountVolumes);
+    // The token could not be renewed, so the old one, which was due, is still there.
+    mounted_with(&mut memory, Some(at(10)), at(20));
+    let early = plan_at(&pod, Some(&seen), &memory, at(20));
+    assert!(!refreshed(&early), "{:?}", early.actions);
+    assert_eq!(early.wake_at, Some(at(80)));
+    assert!(refreshed(&plan_at(&pod, Some(&seen), &memory, at(80))));
+    // One that is due later is waited for.
+    mounted_with(&mut memory, Some(at(3000)), at(80));
+    assert_eq!(plan_at(&pod, Some(&seen), &memory, at(80)).wake_at, Some(at(3000)));
+}
+
+#[test]
 fn a_sandbox_waits_for_the_cgroup_and_not_for_the_images() {
     let pod = simple();
     let mut memory = prepared(&pod);
