@@ -158,6 +158,9 @@ impl CertificateManager {
     }
 
     async fn keep(&mut self) -> Result<(), CertificatesError> {
+        // Certificates in a row that had to be replaced as soon as they were there: their signer leaves out what is asked for, or
+        // this node's clock is far ahead.
+        let mut useless = 0;
         loop {
             let template = self.template.borrow_and_update().clone();
             let facts = self.facts();
@@ -165,6 +168,7 @@ impl CertificateManager {
                 Step::Idle => self.template_changed().await,
                 Step::Keep { .. } if !self.rotates => std::future::pending().await,
                 Step::Keep { until } => {
+                    useless = 0;
                     let left = Duration::try_from(until.duration_since(clock::now())).unwrap_or_default();
                     // Cancel-safe: a wait, and news that stay there until they are looked at.
                     tokio::select! {
@@ -175,7 +179,25 @@ impl CertificateManager {
                 Step::Ask => {
                     // Idle is the answer to no template.
                     let Some(template) = template else { continue };
-                    self.obtain(&template).await?;
+                    if useless > 0 {
+                        let signer = self.role.signer();
+                        warn!(
+                            signer,
+                            in_a_row = useless,
+                            "the new certificate has to be replaced at once; asking again later"
+                        );
+                        // Cancel-safe: a wait, and news that stay there until they are looked at.
+                        tokio::select! {
+                            () = tokio::time::sleep(plan::pause(useless, rand::rng().random())) => {}
+                            () = self.template_changed() => {
+                                useless = 0;
+                                continue;
+                            }
+                        }
+                    }
+                    if self.obtain(&template).await? {
+                        useless += 1;
+                    }
                 }
             }
         }
@@ -192,8 +214,8 @@ impl CertificateManager {
         }
     }
 
-    /// Tries until there is a certificate, or something else has to be asked for.
-    async fn obtain(&mut self, template: &Template) -> Result<(), CertificatesError> {
+    /// Tries until there is a certificate, or something else has to be asked for. Returns whether there is one.
+    async fn obtain(&mut self, template: &Template) -> Result<bool, CertificatesError> {
         let mut failures = 0;
         loop {
             let mut changes = self.template.clone();
@@ -207,13 +229,13 @@ impl CertificateManager {
             // Cancel-safe: what was asked for and is not wanted any more is left to expire.
             let outcome = tokio::select! {
                 outcome = self.attempt(template) => outcome,
-                () = changed => return Ok(()),
+                () = changed => return Ok(false),
             };
             let failure = match outcome {
                 Ok(certificate) => {
                     self.healthy = true;
                     self.take(certificate);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(failure) => failure,
             };
@@ -228,7 +250,7 @@ impl CertificateManager {
             // Cancel-safe: a wait, and news that stay there until they are looked at.
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.template_changed() => return Ok(()),
+                () = self.template_changed() => return Ok(false),
             }
         }
     }

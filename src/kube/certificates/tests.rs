@@ -71,11 +71,15 @@ impl Authority {
     }
 
     fn sign(&self, request: &Value) -> String {
+        self.sign_for(request, (-60, 3600))
+    }
+
+    fn sign_for(&self, request: &Value, life: (i64, i64)) -> String {
         let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap()).unwrap();
         let der = CertificateSigningRequestDer::from_pem_slice(&pem).unwrap();
         let (_, parsed) = X509CertificationRequest::from_der(&der).unwrap();
         let key = parsed.certification_request_info.subject_pki.subject_public_key.data.to_vec();
-        self.certify(&Requested(key), (-60, 3600))
+        self.certify(&Requested(key), life)
     }
 
     fn pair(&self, life: (i64, i64)) -> (String, String) {
@@ -234,6 +238,21 @@ async fn a_restart_goes_on_with_the_same_request() {
     let certificate = fixture.authority.sign(&request);
     fixture.listed(&request, signed(&certificate)).await;
     fixture.installed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_due_at_once_is_replaced_after_a_pause() {
+    let mut fixture = Fixture::new();
+    fixture.client(None, |_| {});
+    let mut request = fixture.created().await;
+    for least in [2, 4, 8] {
+        let before = tokio::time::Instant::now();
+        // Most of its life is over, as it is by a clock that is ahead.
+        let certificate = fixture.authority.sign_for(&request, (-3600, 60));
+        fixture.listed(&request, signed(&certificate)).await;
+        request = fixture.created().await;
+        assert!(before.elapsed() >= Duration::from_secs(least), "asked again after {:?}", before.elapsed());
+    }
 }
 
 #[rstest]
