@@ -415,6 +415,7 @@ impl Worker {
                 let Some(_) = self.actions.get(&failed.id()) else {
                     // Not an action, so it was an observation.
                     self.observing = false;
+                    self.hinted = true;
                     self.observe_again_at = Some(tokio::time::Instant::now() + OBSERVE_RETRY);
                     return;
                 };
