@@ -349,8 +349,11 @@ impl PodManager {
         match self.workers.get_mut(&key.uid) {
             Some(entry) if !entry.is_wanted() => entry.successor = Some((source, pod)),
             Some(entry) => {
-                if let Some(objects) = self.parts.objects.as_ref().filter(|_| needs_objects(&pod)) {
-                    objects.register_pod(&pod);
+                match &self.parts.objects {
+                    Some(objects) if entry.admitted.is_some() && needs_objects(&pod) => objects.register_pod(&pod),
+                    // Pods that have ended may stay in the API for long: nothing is watched for them.
+                    Some(objects) => objects.unregister_pod(&key.uid),
+                    None => {}
                 }
                 entry.handle.input.send_if_modified(|input| {
                     let changed = match source {

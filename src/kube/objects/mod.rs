@@ -200,6 +200,11 @@ impl ObjectCache {
         }
     }
 
+    /// Whether a pod is registered.
+    pub fn has_pod(&self, uid: &PodUid) -> bool {
+        self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uid)
+    }
+
     fn add(&self, key: &PodKey, references: &References, except: &References) {
         for name in references.config_maps.difference(&except.config_maps) {
             self.shared.config_maps.add(ObjectKey::new(&key.namespace, name), &key.uid);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ferrolet::model::SignedDuration;
+use ferrolet::model::pod::PodUid;
 use ferrolet::pod::plan::BackoffPolicy;
 use serde_json::json;
 
@@ -84,7 +85,9 @@ async fn a_crash_loop_waits_longer_each_time() {
 #[tokio::test]
 async fn pods_that_end_are_done_by_their_restart_policy() {
     let world = World::new().await;
-    let _agent = world.agent().await;
+    let agent = world.agent().await;
+    let objects = agent.objects.as_ref().unwrap();
+    let registered = |name: &str| objects.has_pod(&PodUid::from(uid(name)));
     let task = |name: &str, policy: &str| {
         let spec = json!({"restartPolicy": policy, "containers": [container(&format!("c-{name}"))]});
         world.api.create(pod_with(name, spec));
@@ -95,6 +98,8 @@ async fn pods_that_end_are_done_by_their_restart_policy() {
     task("never", "Never");
     task("fails", "Never");
     task("again", "OnFailure");
+    world.api.create(pod("stays"));
+    world.until_ready("stays").await;
     for (name, phase, restarted) in [("never", "Succeeded", 0), ("fails", "Failed", 0), ("again", "Succeeded", 1)] {
         let status = world.until_status(phase, name, |status| status.phase.as_deref() == Some(phase)).await;
         assert_eq!(restarts(&status, &format!("c-{name}")), restarted, "{name}");
@@ -102,11 +107,12 @@ async fn pods_that_end_are_done_by_their_restart_policy() {
         assert_eq!(world.count(name, "StopPodSandbox"), 1, "{name}: its network is released");
         assert_eq!(world.count(name, "RemovePodSandbox"), 0, "{name}: its logs stay");
         assert!(world.logs().join(format!("default_{name}_uid-{name}")).exists());
+        world.until("nothing is watched for it any more", &[name], || !registered(name)).await;
     }
-    for name in ["never", "fails", "again"] {
-        world.api.delete(name, 30);
-    }
-    world.until_gone(&["never", "fails", "again"]).await;
+    assert!(registered("stays"));
+    let all = ["never", "fails", "again", "stays"];
+    all.iter().for_each(|name| world.api.delete(name, 30));
+    world.until_gone(&all).await;
     world.assert_sound();
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ferrolet::cgroup::{CgroupManager, CgroupSettings, Enforcement, Hierarchy};
 use ferrolet::image::{ImageEvents, ImageManager, ImageSettings, NodeConfigFiles, PullSecrets, SecretError};
 use ferrolet::kube::events::{EventRecorder, container_reference, pod_reference};
+use ferrolet::kube::objects::{ChangeDetection, ObjectCache};
 use ferrolet::kube::pods::PodSource;
 use ferrolet::kube::services::ServiceCache;
 use ferrolet::model::EventType;
@@ -69,6 +70,8 @@ pub struct World {
 pub struct Agent {
     /// The pods as the agent shows them.
     pub pods: PodList,
+    /// What the pods refer to.
+    pub objects: Option<ObjectCache>,
     tasks: JoinSet<()>,
     // Held, as the tasks that follow them would spin once they are gone.
     _facts: watch::Sender<NodeFacts>,
@@ -251,6 +254,7 @@ impl World {
         let owner = NodeOwner { name: "node".to_owned(), uid: "node-uid".to_owned(), deleting: false };
         let (owner_sender, owner) = watch::channel(Some(owner));
         let (keeper, mirrors) = client.clone().map(|client| MirrorKeeper::new(client, owner)).unzip();
+        let objects = client.clone().map(|client| ObjectCache::new(client, ChangeDetection::Get));
         let manager = PodManager::new(PodManagerParts {
             executor,
             status_writer: status_writer.clone(),
@@ -259,7 +263,7 @@ impl World {
             observer: observer.clone(),
             volumes,
             cgroups,
-            objects: None,
+            objects: objects.clone(),
             mirrors,
             admission: self.admission.subscribe(),
             read_node: None,
@@ -282,7 +286,7 @@ impl World {
         tasks.spawn(async move { observer.run(hint_sender, token).await });
         tasks.spawn(probes.run(cancel.clone()));
         tasks.spawn(manager.run(PodManagerInputs { sources, hints, objects: None }, cancel));
-        Agent { pods, tasks, _facts: facts, _network_problem: problem_sender, _node_owner: owner_sender }
+        Agent { pods, objects, tasks, _facts: facts, _network_problem: problem_sender, _node_owner: owner_sender }
     }
 
     /// The calls so far for a pod that change something, as `RPC container`.
