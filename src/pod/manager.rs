@@ -31,7 +31,7 @@ use super::plan::NodeFacts;
 use super::source::{Source, SourceEvent, Sources};
 use super::status_writer::StatusWriter;
 use super::worker::{Worker, WorkerHandle, WorkerInput, WorkerParts};
-use crate::cgroup::CgroupManager;
+use crate::cgroup::{CgroupError, CgroupManager};
 use crate::kube::objects::{ObjectCache, ObjectChange};
 use crate::kube::pods::PodEvent;
 use crate::model::observation::PodObservation;
@@ -192,6 +192,7 @@ impl PodManager {
         // A scan of the node under way: asking the runtime may take long, and pods must not wait for it.
         let mut scan: Option<BoxFuture<'static, Option<Vec<FoundPod>>>> = None;
         let mut node_read: Option<BoxFuture<'static, Option<NodeView>>> = None;
+        let mut qos: Option<BoxFuture<'static, Result<(), CgroupError>>> = None;
         self.configured.clone_from(inputs.sources.configured());
         loop {
             node_read = node_read.or_else(|| self.read_node());
@@ -201,7 +202,7 @@ impl PodManager {
             }
             let end_of_patience = self.end_of_patience();
             // Cancel-safe: channels and join_next_with_id lose nothing when another arm wins, a tick that is lost comes again, and
-            // what reads the Node or scans the machine lives outside.
+            // what reads the Node, scans the machine or writes cgroups lives outside.
             tokio::select! {
                 () = cancel.cancelled() => break,
                 event = inputs.sources.next() => self.note_source_event(event, &cancel),
@@ -212,7 +213,11 @@ impl PodManager {
                 }
                 change = next_change(&mut inputs.objects) => self.note_object_change(change),
                 Some(ended) = self.tasks.join_next_with_id() => self.note_worker_end(ended, &cancel),
-                () = super::sleep_until(self.qos_due) => self.update_qos().await,
+                () = super::sleep_until(self.qos_due), if qos.is_none() => qos = Some(self.update_qos()),
+                ended = finished(&mut qos) => {
+                    qos = None;
+                    self.note_qos(ended);
+                }
                 Ok(()) = self.parts.admission.changed() => self.judge_waiting(&cancel),
                 node = finished(&mut node_read) => {
                     node_read = None;
@@ -237,19 +242,24 @@ impl PodManager {
         self.qos_due.get_or_insert_with(|| Instant::now() + QOS_DELAY);
     }
 
-    async fn update_qos(&mut self) {
+    fn update_qos(&mut self) -> BoxFuture<'static, Result<(), CgroupError>> {
         self.qos_due = None;
         let running =
             self.workers.values().filter(|entry| entry.admitted.is_some()).map(|entry| entry.handle.input.borrow());
         let active =
             |input: &WorkerInput| !input.removed && !pod::phase(&input.pod).is_some_and(pod::is_terminal_phase);
         let pods: Vec<Arc<Pod>> = running.filter(|input| active(input)).map(|input| input.pod.clone()).collect();
-        if let Err(error) = self.parts.cgroups.update_qos(&pods).await {
+        let cgroups = self.parts.cgroups.clone();
+        Box::pin(async move { cgroups.update_qos(&pods).await })
+    }
+
+    fn note_qos(&mut self, ended: Result<(), CgroupError>) {
+        if let Err(error) = ended {
             if !self.qos_fails {
                 warn!(%error, "the QoS cgroups do not follow the pods; it is tried again every 10 s");
             }
             self.qos_fails = true;
-            self.qos_due = Some(Instant::now() + QOS_RETRY);
+            self.qos_due.get_or_insert_with(|| Instant::now() + QOS_RETRY);
         } else {
             self.qos_fails = false;
         }
@@ -404,7 +414,6 @@ impl PodManager {
     fn remove(&mut self, uid: &PodUid, last: Option<Arc<Pod>>) {
         self.unjudged.retain(|unjudged| unjudged.key().uid != *uid);
         let Some(entry) = self.workers.get_mut(uid) else { return };
-        self.qos_due.get_or_insert_with(|| Instant::now() + QOS_DELAY);
         entry.successor = None;
         entry.handle.input.send_modify(|input| {
             input.removed = true;
@@ -412,6 +421,7 @@ impl PodManager {
                 input.pod = pod;
             }
         });
+        self.schedule_qos();
     }
 
     /// Starts a pod's worker; without a source it is an orphan's.
