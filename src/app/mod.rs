@@ -8,6 +8,7 @@
 
 mod adapters;
 mod admission;
+mod allocatable;
 mod certificates;
 mod health;
 mod introspection;

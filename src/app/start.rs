@@ -17,6 +17,7 @@
 //! | pods | what the sources tell, hints, object changes | workers |
 //! | statuses | workers' statuses | status patches, deletions |
 //! | qos | the running pods' requests | values of the QoS cgroups |
+//! | node allocatable | the pods' limits, if they were refused | the same again |
 //! | system cgroup | the root cgroup | its processes moved to `systemCgroups` |
 //! | health | connections | `ok` |
 //! | https, read-only | connections | the kubelet's API |
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::adapters::{Events, Objects, Pods, Runtime, Secrets};
+use super::allocatable::Allocatable;
 use super::logging::Verbosity;
 use super::supervisor::Supervisor;
 use super::{
@@ -47,12 +49,11 @@ use crate::config::{Settings, validate_for_cgroup};
 use crate::image::ImageManager;
 use crate::kube::certificates::CertificateHandle;
 use crate::kube::client::{ApiServer, ClientOptions};
-use crate::kube::events::{EventRecorder, node_reference};
+use crate::kube::events::EventRecorder;
 use crate::kube::objects::{ApiObjects, ObjectCache};
 use crate::kube::pods::PodSource;
 use crate::kube::services::ServiceCache;
 use crate::kube::tokens::TokenManager;
-use crate::model::EventType;
 use crate::model::resources::ResourceTotals;
 use crate::model::{SignedDuration, go_duration::GoDuration};
 use crate::node::{NodeClients, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
@@ -164,7 +165,14 @@ pub(super) async fn start(
     let cgroups = CgroupManager::new(node_settings::cgroups(settings, driver, version, &reservations), hierarchy)
         .context("the cgroup tree")?;
     enter_own_cgroup(&cgroups, &configuration.kubelet_cgroups).await;
-    enforce_allocatable(&cgroups, &facts, &recorder, &node_name).await?;
+    let allocatable_limits = Allocatable {
+        cgroups: cgroups.clone(),
+        capacity: capacity(&facts),
+        recorder: recorder.clone(),
+        node_name: node_name.clone(),
+    };
+    let in_force = allocatable_limits.enforce().await?;
+    spawn(&mut tasks, "node allocatable", allocatable_limits.keep_trying(in_force, cancel.child_token()));
     if !configuration.system_cgroups.is_empty() {
         let path = configuration.system_cgroups.clone();
         spawn(&mut tasks, "system cgroup", system_cgroup::keep(cgroups.clone(), path, cancel.child_token()));
@@ -378,12 +386,8 @@ async fn enter_own_cgroup(cgroups: &CgroupManager, path: &str) {
     }
 }
 
-async fn enforce_allocatable(
-    cgroups: &CgroupManager,
-    facts: &NodeFacts,
-    recorder: &EventRecorder,
-    node_name: &str,
-) -> anyhow::Result<()> {
+/// What of the machine its pods share.
+fn capacity(facts: &NodeFacts) -> ResourceTotals {
     let machine = &facts.machine;
     let mut capacity = ResourceTotals {
         cpu_milli: Some(i64::from(machine.cpus) * 1000),
@@ -393,14 +397,7 @@ async fn enforce_allocatable(
     if let Ok(limits) = MachineReader::below("/").process_limits() {
         capacity.other.insert("pid".to_owned(), limits.maximum);
     }
-    for enforced in cgroups.ensure_node(&capacity).await.context("making the cgroup tree")? {
-        let event_type = if enforced.error.is_none() { EventType::Normal } else { EventType::Warning };
-        recorder.event(&node_reference(node_name, None), event_type, enforced.reason(), enforced.message());
-        if enforced.is_fatal() {
-            bail!("{}", enforced.message());
-        }
-    }
-    Ok(())
+    capacity
 }
 
 /// What the HTTPS API shows and shows itself with.
