@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ::kube::{Api, Client};
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::Service;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::{ObjectWatch, WatchEvent, WatchOptions};
+use crate::model::service::{ServiceInfo, ServicePortInfo};
 
 /// All services of the cluster, in memory. A cheap handle; [`Self::run`] fills it.
 #[derive(Clone)]
@@ -52,12 +52,11 @@ impl ServiceCache {
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
-    /// The namespace's services with a cluster IP, by name. Only namespace, name, cluster IP and the ports' name, number and
-    /// protocol are there.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Service>> {
+    /// The namespace's services with a cluster IP, by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<ServiceInfo> {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         let entries = services.get(namespace).into_iter().flatten();
-        entries.map(|(name, entry)| Arc::new(entry.service(namespace, name))).collect()
+        entries.map(|(name, entry)| entry.info(namespace, name)).collect()
     }
 
     /// Watches until cancelled.
@@ -133,21 +132,18 @@ impl Entry {
         Some(Entry { cluster_ip: cluster_ip.into(), ports: ports.collect() })
     }
 
-    fn service(&self, namespace: &str, name: &str) -> Service {
-        let ports = self.ports.iter().map(|p| ServicePort {
-            name: p.name.as_deref().map(Into::into),
+    fn info(&self, namespace: &str, name: &str) -> ServiceInfo {
+        let ports = self.ports.iter().map(|p| ServicePortInfo {
+            name: p.name.as_deref().unwrap_or_default().to_owned(),
             port: p.port,
-            protocol: p.protocol.as_deref().map(Into::into),
-            ..ServicePort::default()
+            protocol: p.protocol.as_deref().unwrap_or_default().to_owned(),
         });
-        let spec = ServiceSpec {
-            cluster_ip: Some(self.cluster_ip.as_ref().into()),
-            ports: Some(ports.collect()),
-            ..ServiceSpec::default()
-        };
-        let metadata =
-            ObjectMeta { namespace: Some(namespace.into()), name: Some(name.into()), ..ObjectMeta::default() };
-        Service { metadata, spec: Some(spec), status: None }
+        ServiceInfo {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            cluster_ip: self.cluster_ip.as_ref().to_owned(),
+            ports: ports.collect(),
+        }
     }
 }
 
@@ -165,7 +161,7 @@ mod tests {
     }
 
     fn names(cache: &ServiceCache, namespace: &str) -> Vec<String> {
-        cache.in_namespace(namespace).iter().map(|s| s.metadata.name.clone().unwrap()).collect()
+        cache.in_namespace(namespace).into_iter().map(|s| s.name).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -189,10 +185,10 @@ mod tests {
         assert_eq!(names(&cache, "a"), ["one", "two"]);
         assert_eq!(names(&cache, "c"), [""; 0]);
         let one = cache.in_namespace("a").remove(0);
-        let spec = one.spec.clone().unwrap();
-        assert_eq!(spec.cluster_ip.as_deref(), Some("10.0.0.1"));
-        assert_eq!(spec.ports.unwrap()[0].name.as_deref(), Some("web"));
-        assert!(spec.selector.is_none());
+        let port = ServicePortInfo { name: "web".into(), port: 80, protocol: String::new() };
+        let expected =
+            ServiceInfo { namespace: "a".into(), name: "one".into(), cluster_ip: "10.0.0.1".into(), ports: vec![port] };
+        assert_eq!(one, expected);
 
         let feed = fake.next().await.watch();
         feed.send("DELETED", service("a", "one", "10.0.0.1"));

@@ -1,5 +1,5 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
-//! sums, Linux resource values, hashes, sysctl names, observed container states, probe results, YAML documents, the
+//! sums, Linux resource values, hashes, sysctl names, services, observed container states, probe results, YAML documents, the
 //! clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
@@ -19,6 +19,7 @@ pub mod probe_results;
 pub mod qos;
 pub mod quantity;
 pub mod resources;
+pub mod service;
 pub mod sysctl;
 
 pub use event_type::EventType;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Service};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 
 use super::hooks::container_kind;
 use super::limits::{STOP_PATIENCE, Turn};
@@ -22,7 +22,7 @@ use crate::pod::plan::{Failure, KillContainer, Outcome, StartContainer};
 use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
 use crate::runtime::translate::{
     self, AllottedResources, ContainerInput, EnvFile, EnvReferenceKind, EnvSources, Environment, EnvironmentInput,
-    Fetched, ImageUser, MountSource, ServiceInfo, ServicePortInfo,
+    Fetched, ImageUser, MountSource,
 };
 use crate::sys::beneath::Dir;
 use crate::volume::MountedVolumes;
@@ -173,10 +173,11 @@ impl Executor {
                 if !pod::is_static(&context.pod) {
                     services.wait_synced().await;
                 }
-                let own = services.in_namespace(&context.key.namespace);
-                let default =
-                    if context.key.namespace == "default" { Vec::new() } else { services.in_namespace("default") };
-                Some(own.iter().chain(&default).map(|service| service_info(service)).collect::<Vec<_>>())
+                let mut known = services.in_namespace(&context.key.namespace);
+                if context.key.namespace != "default" {
+                    known.extend(services.in_namespace("default"));
+                }
+                Some(known)
             }
             None => Some(Vec::new()),
         };
@@ -421,22 +422,5 @@ fn fetched_object<T>(result: Result<std::sync::Arc<T>, crate::kube::objects::Obj
         Ok(object) => Fetched::Found(object),
         Err(error) if error.is_not_found() => Fetched::NotFound,
         Err(error) => Fetched::Failed(error.to_string()),
-    }
-}
-
-fn service_info(service: &Service) -> ServiceInfo {
-    let spec = service.spec.as_ref();
-    let ports = spec.and_then(|s| s.ports.as_ref()).into_iter().flatten();
-    ServiceInfo {
-        namespace: service.metadata.namespace.clone().unwrap_or_default(),
-        name: service.metadata.name.clone().unwrap_or_default(),
-        cluster_ip: spec.and_then(|s| s.cluster_ip.clone()).unwrap_or_default(),
-        ports: ports
-            .map(|port| ServicePortInfo {
-                name: port.name.clone().unwrap_or_default(),
-                port: port.port,
-                protocol: port.protocol.clone().unwrap_or_default(),
-            })
-            .collect(),
     }
 }

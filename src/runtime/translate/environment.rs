@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::{
 
 use crate::model::field_ref::{PodAddresses, environment_defaults, field_value, resource_field_value};
 use crate::model::pod::{is_static, spec};
+use crate::model::service::ServiceInfo;
 
 use super::addresses::order_pod_ips;
 use super::env_file::value_in_file;
 use super::error::TranslateError;
 use super::expansion::expand_bytes;
-use super::services::{ServiceInfo, service_variables};
+use super::services::service_variables;
 use super::settings::NodeSettings;
 
 /// Variables in the order in which they were first set. Values are bytes, since those of a Secret need not be text.

@@ -3,9 +3,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::super::services::ServicePortInfo;
 use super::super::testing::{container, node, pod, pod_with};
 use super::*;
+use crate::model::service::ServicePortInfo;
 
 fn sources() -> EnvSources {
     let config_map = |data: &[(&str, &str)]| {

@@ -61,6 +61,6 @@ pub use paths::{
 pub use resources::linux_resources;
 pub use sandbox::{SandboxInput, SandboxTranslation, has_privileged_container, sandbox_config};
 pub use security::{ImageUser, MASKED_PATHS, READONLY_PATHS, verify_run_as_non_root};
-pub use services::{ServiceInfo, ServicePortInfo, service_variables};
+pub use services::service_variables;
 pub use settings::NodeSettings;
 pub use warning::{Warning, WarningTarget};

@@ -2,29 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// What the variables need to know of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceInfo {
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-    /// `spec.clusterIP`; empty or `None` for a headless service, which gets no variables.
-    pub cluster_ip: String,
-    /// `spec.ports`, in their order: the first one is the service's port.
-    pub ports: Vec<ServicePortInfo>,
-}
-
-/// One port of a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServicePortInfo {
-    /// `name`; empty for none.
-    pub name: String,
-    /// `port`.
-    pub port: i32,
-    /// `protocol`; empty for TCP.
-    pub protocol: String,
-}
+use crate::model::service::ServiceInfo;
 
 /// The variables that a pod of `namespace` gets: for `kubernetes` of the namespace default always, for the services of
 /// its own namespace where it has service links. A pod's own `kubernetes` service wins over that of default.
@@ -77,6 +55,7 @@ fn join_host_port(host: &str, port: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::service::ServicePortInfo;
 
     fn service(namespace: &str, name: &str, cluster_ip: &str, ports: &[(&str, i32, &str)]) -> ServiceInfo {
         let port = |(name, port, protocol): &(&str, i32, &str)| ServicePortInfo {
