@@ -14,8 +14,7 @@ use tower::retry::RetryLayer;
 use super::connections::Connections;
 use super::credentials::Credentials;
 use super::kubeconfig::{self, Access};
-use super::limit::LimitLayer;
-use super::measure::MeasureLayer;
+use super::limit::RequestLimit;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -220,7 +219,9 @@ impl ApiServer {
     pub fn client(&self, options: &ClientOptions) -> Result<::kube::Client, ClientError> {
         let at = |field: &str, reason| ClientError::Field { path: self.path.clone(), field: field.into(), reason };
         let proxy = self.access.proxy.as_deref();
-        let connections = Connections::new(&self.access.config, proxy, Arc::clone(&self.credentials), options.timeout);
+        let limit = RequestLimit::new(options.qps, options.burst);
+        let credentials = Arc::clone(&self.credentials);
+        let connections = Connections::new(&self.access.config, proxy, credentials, limit, options.timeout);
         let connections = connections.map_err(|reason| at("the current cluster", reason))?;
 
         let mut config = self.access.config.clone();
@@ -237,8 +238,6 @@ impl ApiServer {
             .layer(config.base_uri_layer())
             .option_layer(retry.map(RetryLayer::new))
             .layer(headers)
-            .layer(LimitLayer::new(options.qps, options.burst))
-            .layer(MeasureLayer)
             .service(connections);
         Ok(::kube::Client::new(service, config.default_namespace))
     }

@@ -31,6 +31,8 @@ use tower::{BoxError, Service};
 
 use super::client::FieldError;
 use super::credentials::Credentials;
+use super::limit::RequestLimit;
+use super::measure::Measured;
 
 /// Streams on one connection; below the API server's default of 100, so that short requests always find room.
 const STREAMS_PER_CONNECTION: usize = 64;
@@ -52,6 +54,7 @@ pub(super) struct Connections {
 struct Shared {
     connector: Connector,
     credentials: Arc<Credentials>,
+    limit: RequestLimit,
     timeout: Option<Duration>,
     lanes: Mutex<Lanes>,
 }
@@ -84,6 +87,7 @@ impl Connections {
         config: &::kube::Config,
         proxy: Option<&str>,
         credentials: Arc<Credentials>,
+        limit: RequestLimit,
         timeout: Option<Duration>,
     ) -> Result<Self, FieldError> {
         // Only one provider is compiled in; installed by name all the same, so that a second one could never be a surprise.
@@ -105,7 +109,7 @@ impl Connections {
             false => builder.enable_http1().enable_http2().wrap_connector(dial),
         };
         let connector = Connector(connector);
-        Ok(Connections { shared: Arc::new(Shared { connector, credentials, timeout, lanes: Mutex::default() }) })
+        Ok(Connections { shared: Arc::new(Shared { connector, credentials, limit, timeout, lanes: Mutex::default() }) })
     }
 }
 
@@ -190,7 +194,18 @@ impl Service<Request<Body>> for Connections {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(Arc::clone(&self.shared).send(request))
+        let shared = Arc::clone(&self.shared);
+        // Here and not in the future, so that requests are sent in the order in which they are made.
+        let wait = shared.limit.reserve();
+        Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let measured = Measured::begin(&request);
+            let answer = shared.send(request).await;
+            measured.end(&answer);
+            answer
+        })
     }
 }
 
@@ -346,7 +361,7 @@ mod tests {
         let credentials =
             Credentials::load(CredentialSource::Static { identity: None, authorization: None }).await.unwrap();
         let config = ::kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        Connections::new(&config, None, Arc::new(credentials), None).unwrap().shared
+        Connections::new(&config, None, Arc::new(credentials), RequestLimit::new(0.0, 0), None).unwrap().shared
     }
 
     fn lanes(shared: &Shared) -> Vec<usize> {

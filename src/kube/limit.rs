@@ -1,14 +1,9 @@
-//! The client-side request limit (`kubeAPIQPS`, `kubeAPIBurst`, `eventRecordQPS`, `eventBurst`): a token bucket as a tower layer.
-//!
-//! The wait is inside the request's future, so that requests that wait do not hold up the service's readiness.
+//! The client-side request limit (`kubeAPIQPS`, `kubeAPIBurst`, `eventRecordQPS`, `eventBurst`): a token bucket.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tower::{Layer, Service};
 
 /// A token bucket that hands out reservations: a caller takes its token at once and is told how long to wait for it.
 #[derive(Debug)]
@@ -35,64 +30,25 @@ impl TokenBucket {
     }
 }
 
-/// Limits a service by a bucket shared by all clones.
-#[derive(Clone, Debug)]
-pub(super) struct LimitLayer {
-    bucket: Option<Arc<Mutex<TokenBucket>>>,
+/// The limit of one client's requests.
+#[derive(Debug)]
+pub(super) struct RequestLimit {
+    bucket: Option<Mutex<TokenBucket>>,
 }
 
-impl LimitLayer {
+impl RequestLimit {
     /// `per_second` of 0 or less is no limit.
     pub(super) fn new(per_second: f64, burst: u32) -> Self {
         let limited = per_second > 0.0 && per_second.is_finite();
-        let bucket = limited.then(|| Arc::new(Mutex::new(TokenBucket::new(per_second, burst, Instant::now()))));
-        LimitLayer { bucket }
-    }
-}
-
-impl<S> Layer<S> for LimitLayer {
-    type Service = Limit<S>;
-
-    fn layer(&self, inner: S) -> Limit<S> {
-        Limit { inner, bucket: self.bucket.clone() }
-    }
-}
-
-/// The limited service.
-#[derive(Clone, Debug)]
-pub(super) struct Limit<S> {
-    inner: S,
-    bucket: Option<Arc<Mutex<TokenBucket>>>,
-}
-
-impl<S, R> Service<R> for Limit<S>
-where
-    S: Service<R>,
-    S::Future: Send + 'static,
-    S::Response: 'static,
-    S::Error: 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        RequestLimit { bucket: limited.then(|| Mutex::new(TokenBucket::new(per_second, burst, Instant::now()))) }
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let wait = match &self.bucket {
+    /// Takes the next request's place and tells how long to wait until it may be sent.
+    pub(super) fn reserve(&self) -> Duration {
+        match &self.bucket {
             Some(bucket) => bucket.lock().unwrap_or_else(PoisonError::into_inner).reserve(Instant::now()),
             None => Duration::ZERO,
-        };
-        // The inner future does nothing before its first poll: calling it here keeps the order of reservations.
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
-            response.await
-        })
+        }
     }
 }
 
@@ -116,22 +72,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_limit_when_rate_is_zero() {
-        let mut service = LimitLayer::new(0.0, 0).layer(tower::service_fn(|n: u32| async move { Ok::<_, ()>(n) }));
-        let start = Instant::now();
-        for n in 0..1000 {
-            assert_eq!(service.call(n).await, Ok(n));
-        }
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn clones_share_the_bucket() {
-        let layer = LimitLayer::new(10.0, 1);
-        let mut one = layer.layer(tower::service_fn(|(): ()| async { Ok::<_, ()>(()) }));
-        let mut two = one.clone();
-        let start = Instant::now();
-        let _ = tokio::join!(one.call(()), two.call(()));
-        assert_eq!(start.elapsed(), Duration::from_millis(100));
+        let limit = RequestLimit::new(0.0, 0);
+        assert!((0..1000).all(|_| limit.reserve().is_zero()));
     }
 
     proptest! {

@@ -1,59 +1,30 @@
-//! Counts requests to the API server and measures how long their answers take to begin, as a tower layer.
+//! Counts requests to the API server and measures how long their answers take to begin.
 
-use std::task::{Context, Poll};
-
-use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tokio::time::Instant;
-use tower::{Layer, Service};
 
 use crate::metrics::kubelet as metrics;
 
-/// Measures the service below it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct MeasureLayer;
-
-impl<S> Layer<S> for MeasureLayer {
-    type Service = Measure<S>;
-
-    fn layer(&self, inner: S) -> Measure<S> {
-        Measure { inner }
-    }
+/// A request under way.
+pub(super) struct Measured {
+    method: Method,
+    host: String,
+    began: Instant,
 }
 
-/// The measured service.
-#[derive(Clone, Debug)]
-pub(super) struct Measure<S> {
-    inner: S,
-}
-
-impl<S, I, O> Service<Request<I>> for Measure<S>
-where
-    S: Service<Request<I>, Response = Response<O>>,
-    S::Future: Send + 'static,
-    O: 'static,
-    S::Error: 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<I>) -> Self::Future {
-        let method = request.method().clone();
+impl Measured {
+    /// Of a request that is about to be sent.
+    pub(super) fn begin<B>(request: &Request<B>) -> Self {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let began = Instant::now();
-            let answer = answer.await;
-            let code = answer.as_ref().map_or("<error>", |answer| code_text(answer.status().as_u16()));
-            metrics::REST_REQUESTS.increment(&[code, &host, method.as_str()]);
-            metrics::REST_DURATION.observe(&[&host, method.as_str()], began.elapsed().as_secs_f64());
-            answer
-        })
+        Measured { method: request.method().clone(), host, began: Instant::now() }
+    }
+
+    /// The answer has begun, or there is none.
+    pub(super) fn end<B, E>(self, answer: &Result<Response<B>, E>) {
+        let (host, method) = (self.host.as_str(), self.method.as_str());
+        let code = answer.as_ref().map_or("<error>", |answer| code_text(answer.status().as_u16()));
+        metrics::REST_REQUESTS.increment(&[code, host, method]);
+        metrics::REST_DURATION.observe(&[host, method], self.began.elapsed().as_secs_f64());
     }
 }
 
@@ -90,16 +61,11 @@ mod tests {
     use crate::metrics::Exposition;
     use crate::metrics::family::Family;
 
-    #[tokio::test]
-    async fn an_answer_is_counted_by_code_and_host() {
-        let inner = tower::service_fn(|_: Request<()>| async {
-            let mut answer = Response::new(());
-            *answer.status_mut() = http::StatusCode::CONFLICT;
-            Ok::<_, Infallible>(answer)
-        });
-        let mut measured = MeasureLayer.layer(inner);
+    #[test]
+    fn an_answer_is_counted_by_code_and_host() {
         let request = Request::builder().method("PUT").uri("https://measured.test:6443/api").body(()).unwrap();
-        measured.call(request).await.unwrap();
+        let answer = Response::builder().status(http::StatusCode::CONFLICT).body(()).unwrap();
+        Measured::begin(&request).end(&Ok::<_, Infallible>(answer));
         let mut text = Exposition::new();
         metrics::REST_REQUESTS.write(&mut text);
         let line = "rest_client_requests_total{code=\"409\",host=\"measured.test:6443\",method=\"PUT\"} 1";
