@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
@@ -69,7 +70,7 @@ impl ServerInputs<'_> {
         Some(Containers {
             runtime: inputs.runtime.clone(),
             pods,
-            idle: duration(self.configuration.streaming_connection_idle_timeout),
+            idle: idle_limit(duration(self.configuration.streaming_connection_idle_timeout)),
             logs: LogSettings {
                 root: self.configuration.pod_logs_dir.clone(),
                 split_streams: inputs.gates.enabled(Gate::PodLogsQuerySplitStreams),
@@ -165,6 +166,13 @@ impl Server {
     }
 }
 
+/// How long a stream may be silent. 0 is no limit; only the flag can say so, in a file it stands for the default.
+fn idle_limit(timeout: Duration) -> Duration {
+    // Longer than any stream lasts, and such that the time of its end can be reckoned.
+    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+    if timeout.is_zero() { FOR_EVER } else { timeout }
+}
+
 fn address(host: &str, port: i32) -> Result<SocketAddr, ServerError> {
     match (host.parse::<IpAddr>(), u16::try_from(port)) {
         (Ok(ip), Ok(port)) => Ok(SocketAddr::new(ip, port)),
@@ -194,4 +202,15 @@ fn certificate_source(inputs: &ServerInputs<'_>) -> Result<CertificateSource, Se
 pub fn configz(configuration: &KubeletConfiguration) -> Result<Bytes, serde_json::Error> {
     let value = json!({"kubeletconfig": effective_value(configuration)?});
     Ok(serde_json::to_vec(&value)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_idle_timeout_is_no_limit() {
+        assert_eq!(idle_limit(Duration::from_secs(300)), Duration::from_secs(300));
+        assert!(idle_limit(Duration::ZERO) > Duration::from_secs(365 * 86_400));
+    }
 }
