@@ -6,7 +6,6 @@
 //! made with the old one are given up.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,6 +26,7 @@ use tokio::time::Instant;
 use super::client::FieldError;
 use super::kubeconfig::read;
 use crate::model::{SignedDuration, Timestamp, clock};
+use crate::sys::file_stamp::FileStamp;
 
 /// How often files are looked at.
 const FILE_CHECK: Duration = Duration::from_secs(10);
@@ -102,7 +102,7 @@ struct Snapshot {
 }
 
 /// The files as they were when last read.
-type Stamps = HashMap<PathBuf, (u64, u64, i64, i64, u64)>;
+type Stamps = HashMap<PathBuf, FileStamp>;
 
 impl Credentials {
     /// Loads the credentials for the first time.
@@ -213,10 +213,9 @@ impl Credentials {
             }
             CredentialSource::TokenFile { identity, file } => {
                 self.renew_identity(identity.as_ref(), stamps, first)?;
-                if first || changed(file, stamps)? {
-                    let token = token_from(file)?;
-                    let header = header("token", &token)?;
-                    remember(file, stamps)?;
+                if let Some(now) = changed([file.as_path()], stamps)? {
+                    let header = header("token", &token_from(file)?)?;
+                    stamps.extend(now);
                     self.update(|s| s.current.authorization = Some(header));
                 }
                 self.checked(true);
@@ -262,19 +261,13 @@ impl Credentials {
         first: bool,
     ) -> Result<(), FieldError> {
         let Some((certificate, key)) = identity else { return Ok(()) };
-        let files = || [certificate, key].into_iter().filter_map(PemSource::file);
-        let mut due = first;
-        for file in files() {
-            due |= changed(file, stamps)?;
-        }
-        if !due {
+        let now = changed([certificate, key].into_iter().filter_map(PemSource::file), stamps)?;
+        if now.is_none() && !first {
             return Ok(());
         }
         let loaded = certified_key(&certificate.read()?, &key.read()?)?;
-        // Remembered only now: a half-written pair is tried again at the next look.
-        for file in files() {
-            remember(file, stamps)?;
-        }
+        // Kept only now: a half-written pair is tried again at the next look. What was changed meanwhile is, too.
+        stamps.extend(now.unwrap_or_default());
         self.resolver.set(Some(Arc::new(loaded)));
         self.update(|s| s.current.generation += 1);
         if !first {
@@ -301,18 +294,15 @@ impl PemSource {
     }
 }
 
-fn stamp(file: &Path) -> Result<(u64, u64, i64, i64, u64), FieldError> {
-    let m = std::fs::metadata(file).map_err(|source| FieldError::File { file: file.to_owned(), source })?;
-    Ok((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
-}
-
-fn changed(file: &Path, stamps: &Stamps) -> Result<bool, FieldError> {
-    Ok(stamps.get(file) != Some(&stamp(file)?))
-}
-
-fn remember(file: &Path, stamps: &mut Stamps) -> Result<(), FieldError> {
-    stamps.insert(file.to_owned(), stamp(file)?);
-    Ok(())
+/// The files as they are now; none if they are as when they were last read.
+fn changed<'f>(files: impl IntoIterator<Item = &'f Path>, read: &Stamps) -> Result<Option<Stamps>, FieldError> {
+    let mut now = Stamps::new();
+    for file in files {
+        let stamp = FileStamp::at(file).map_err(|source| FieldError::File { file: file.to_owned(), source })?;
+        now.insert(file.to_owned(), stamp);
+    }
+    let is_new = now.iter().any(|(file, stamp)| read.get(file) != Some(stamp));
+    Ok(is_new.then_some(now))
 }
 
 fn token_from(file: &Path) -> Result<SecretString, FieldError> {

@@ -11,9 +11,9 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{DistinguishedName, RootCertStore};
 use tracing::{info, warn};
 
-use super::stamp::Stamp;
 use crate::kube::error::chain;
 use crate::model::Timestamp;
+use crate::sys::file_stamp::FileStamp;
 
 /// Why the file of authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(super) struct ClientAuthorities {
 #[derive(Clone, Debug)]
 struct Loaded {
     verifier: Arc<dyn ClientCertVerifier>,
-    stamp: Stamp,
+    stamp: FileStamp,
 }
 
 impl ClientAuthorities {
@@ -78,7 +78,7 @@ impl ClientAuthorities {
     /// the authorities as they are: a half-written file must not lock everyone out.
     pub(super) async fn refresh(&self) -> bool {
         let path = self.path.display();
-        match Stamp::of(&self.path).await {
+        match FileStamp::look(&self.path).await {
             Ok(stamp) if stamp == self.loaded().stamp => return false,
             Ok(_) => {}
             Err(error) => {
@@ -123,7 +123,7 @@ impl ClientAuthorities {
 async fn read(path: &Path) -> Result<Loaded, AuthoritiesError> {
     let unreadable = |source| AuthoritiesError::Read { path: path.to_owned(), source };
     let content = |message: String| AuthoritiesError::Content { path: path.to_owned(), message };
-    let stamp = Stamp::of(path).await.map_err(unreadable)?;
+    let stamp = FileStamp::look(path).await.map_err(unreadable)?;
     let text = tokio::fs::read(path).await.map_err(unreadable)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {

@@ -34,7 +34,6 @@ mod routes;
 mod seats;
 mod serving_certificate;
 mod stall;
-mod stamp;
 mod streaming;
 mod system_logs;
 #[cfg(test)]

@@ -17,9 +17,9 @@ use rustls::sign::CertifiedKey;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::stamp::Stamp;
 use crate::kube::error::chain;
 use crate::model::Timestamp;
+use crate::sys::file_stamp::FileStamp;
 use crate::sys::replace::replace_file;
 
 /// How long a certificate of the node's own making is valid, from an hour before it is made, since clocks differ.
@@ -90,7 +90,7 @@ pub(super) struct CertificateSource {
 #[derive(Clone, Debug)]
 pub(super) struct ServingCertificate {
     pub key: Arc<CertifiedKey>,
-    stamps: (Stamp, Stamp),
+    stamps: (FileStamp, FileStamp),
     /// When a certificate of the node's own making expires.
     expires: Option<i64>,
 }
@@ -116,7 +116,7 @@ impl CertificateSource {
 
     /// Whether the files are others than those read, or the certificate has to be made again.
     pub(super) async fn is_changed(&self, current: &ServingCertificate, now: Timestamp) -> bool {
-        let (certificate, key) = (Stamp::of(&self.certificate).await, Stamp::of(&self.key).await);
+        let (certificate, key) = (FileStamp::look(&self.certificate).await, FileStamp::look(&self.key).await);
         let same = certificate.is_ok_and(|stamp| stamp == current.stamps.0)
             && key.is_ok_and(|stamp| stamp == current.stamps.1);
         !same || current.is_due(now)
@@ -209,9 +209,9 @@ fn make(host: &str, now: Timestamp) -> Result<Made, rcgen::Error> {
     Ok(Made { chain: certificate.pem() + &authority_certificate.pem(), key: key.serialize_pem() })
 }
 
-async fn read_file(path: &Path) -> Result<(Stamp, Vec<u8>), ServingCertificateError> {
+async fn read_file(path: &Path) -> Result<(FileStamp, Vec<u8>), ServingCertificateError> {
     let unreadable = |source| ServingCertificateError::Read { path: path.to_owned(), source };
-    let stamp = Stamp::of(path).await.map_err(unreadable)?;
+    let stamp = FileStamp::look(path).await.map_err(unreadable)?;
     Ok((stamp, tokio::fs::read(path).await.map_err(unreadable)?))
 }
 

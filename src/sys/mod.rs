@@ -7,6 +7,7 @@ pub mod beneath;
 pub mod cpu_list;
 pub mod disk_usage;
 pub mod file_events;
+pub mod file_stamp;
 pub mod filesystem;
 pub mod local_time;
 pub mod machine;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use super::manifest::{self, Location};
 use super::{Known, MAX_MANIFEST, StaticPods, StaticPodsReceiver};
 use crate::model::clock;
+use crate::sys::file_stamp::FileStamp;
 
 /// How long a file that was written to must be left alone, unless its writer closes it before.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -42,37 +43,15 @@ const WATCHED: WatchMask = WatchMask::CREATE
     .union(WatchMask::DELETE_SELF)
     .union(WatchMask::MOVE_SELF);
 
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &std::fs::Metadata) -> Self {
-        Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 /// What was found of one file.
 #[derive(Debug)]
 enum Found {
     /// As before.
     Unchanged,
     /// Its text.
-    Text(Stamp, Vec<u8>),
+    Text(FileStamp, Vec<u8>),
     /// It is of no use.
-    Failed(Option<Stamp>, String),
+    Failed(Option<FileStamp>, String),
 }
 
 /// What was found of the path.
@@ -85,7 +64,7 @@ enum Scan {
 /// What is known of one file.
 #[derive(Default)]
 struct KnownFile {
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     /// The last pod that it held.
     pod: Option<Pod>,
     /// What was last told to be wrong with it.
@@ -214,7 +193,7 @@ impl FileSource {
     /// Reads what is new and tells of it. Returns whether the path is there.
     async fn look(&mut self, settling: &Settling, dirty: HashSet<OsString>) -> bool {
         let path = self.path.clone();
-        let known: HashMap<PathBuf, Option<Stamp>> =
+        let known: HashMap<PathBuf, Option<FileStamp>> =
             self.files.iter().map(|(path, file)| (path.clone(), file.stamp)).collect();
         let left: HashSet<OsString> = settling.keys().cloned().collect();
         let scan = tokio::task::spawn_blocking(move || scan(&path, &known, &left, &dirty)).await;
@@ -377,7 +356,7 @@ fn is_hidden(name: &OsStr) -> bool {
 /// Reads the files that are not as known.
 fn scan(
     path: &Path,
-    known: &HashMap<PathBuf, Option<Stamp>>,
+    known: &HashMap<PathBuf, Option<FileStamp>>,
     settling: &HashSet<OsString>,
     dirty: &HashSet<OsString>,
 ) -> io::Result<Scan> {
@@ -419,7 +398,7 @@ fn scan(
 }
 
 /// Reads one file; none if it has gone meanwhile or is a folder.
-fn read_file(path: &Path, known: Option<Stamp>) -> Option<Found> {
+fn read_file(path: &Path, known: Option<FileStamp>) -> Option<Found> {
     let failed = |stamp, error: &dyn std::fmt::Display| Some(Found::Failed(stamp, error.to_string()));
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -430,7 +409,7 @@ fn read_file(path: &Path, known: Option<Stamp>) -> Option<Found> {
     if metadata.is_dir() {
         return None;
     }
-    let stamp = Stamp::of(&metadata);
+    let stamp = FileStamp::of(&metadata);
     if known == Some(stamp) {
         return Some(Found::Unchanged);
     }
