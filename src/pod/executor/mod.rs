@@ -8,6 +8,7 @@ mod container;
 mod hook_request;
 mod hooks;
 mod limits;
+mod resolver;
 mod sandbox;
 mod teardown;
 mod user_namespaces;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::hooks::container_kind;
 use self::limits::Limits;
+use self::resolver::ResolverFile;
 use self::user_namespaces::UserNamespaces;
 use super::plan::{Action, Failure, NodeEnd, NodeFacts, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
@@ -80,6 +82,7 @@ pub struct Executor {
     parts: ExecutorParts,
     limits: Limits,
     observations: Semaphore,
+    resolver: ResolverFile,
     user_namespaces: Arc<UserNamespaces>,
 }
 
@@ -128,7 +131,9 @@ impl Executor {
         let limits = Limits::new(parts.parallel_calls);
         let pods = user_namespaces::pods_directory(&parts.node.root_dir);
         let user_namespaces = Arc::new(UserNamespaces::new(pods, parts.ids_per_pod));
-        Executor { parts, limits, observations: Semaphore::new(PARALLEL_OBSERVATIONS), user_namespaces }
+        let resolver = ResolverFile::new(parts.resolv_conf.clone());
+        let observations = Semaphore::new(PARALLEL_OBSERVATIONS);
+        Executor { parts, limits, observations, resolver, user_namespaces }
     }
 
     /// Whether starts and stops wait for each other.

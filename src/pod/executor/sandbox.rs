@@ -15,7 +15,7 @@ use crate::model::pod;
 use crate::model::{SignedDuration, clock};
 use crate::pod::plan::Failure;
 use crate::runtime::cri::PodSandboxConfig;
-use crate::runtime::translate::{self, HostResolver, SandboxInput, WarningTarget};
+use crate::runtime::translate::{self, SandboxInput, WarningTarget};
 
 impl Executor {
     pub(super) async fn create_sandbox(&self, context: &PodContext, attempt: u32) -> Result<(), Failure> {
@@ -72,7 +72,7 @@ impl Executor {
         handler: &str,
         tell_warnings: bool,
     ) -> Result<PodSandboxConfig, String> {
-        let host_resolver = self.host_resolver().await?;
+        let host_resolver = self.resolver.get()?;
         let cgroup_parent = self.parts.cgroups.pod_cgroup_parent(&context.pod);
         let input = SandboxInput {
             pod: &context.pod,
@@ -108,17 +108,6 @@ impl Executor {
             Ok(mapping) => Ok(Some(mapping)),
             Err(error) => Err(chain(&error)),
         }
-    }
-
-    async fn host_resolver(&self) -> Result<HostResolver, String> {
-        let path = &self.parts.resolv_conf;
-        if path.as_os_str().is_empty() {
-            return Ok(HostResolver::Disabled);
-        }
-        let text =
-            tokio::fs::read_to_string(path).await.map_err(|error| format!("reading {}: {error}", path.display()))?;
-        let parsed = translate::parse_resolv_conf(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(HostResolver::File(parsed))
     }
 
     /// The runtime handler of the pod's RuntimeClass; empty for the default one.
