@@ -57,8 +57,7 @@ impl VolumeCache {
     ) -> Option<Volume> {
         let path = place(root, uid, spec)?;
         let known = self.known.get(&path);
-        if let Some((at, volume)) = known.filter(|(at, _)| now.saturating_duration_since(*at) < period) {
-            let _ = at;
+        if let Some((_, volume)) = known.filter(|(at, _)| now.saturating_duration_since(*at) < period) {
             return Some(volume.clone());
         }
         let last = known.map(|(_, volume)| volume.clone());
