@@ -32,11 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Invocation, Settings};
+use crate::model::release;
 
 use supervisor::Supervisor;
-
-/// The version that this agent answers for: that of the kubelet whose behaviour it has.
-pub const VERSION: &str = "v1.37.2";
 
 /// How long tasks may take to end after they were told to.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(600);
@@ -45,7 +43,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_millis(600);
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let settings = match config::load(arguments) {
         Ok(Invocation::Help(text)) => return print(&text),
-        Ok(Invocation::Version) => return print(&format!("Kubernetes {VERSION}\n")),
+        Ok(Invocation::Version) => return print(&format!("Kubernetes {}\n", release::VERSION)),
         Ok(Invocation::Run(settings)) => settings,
         Err(error) => return fail(&error.to_string()),
     };
@@ -90,7 +88,7 @@ async fn run(settings: Settings, verbosity: Option<logging::Verbosity>) -> anyho
     for warning in &settings.warnings {
         warn!("{warning}");
     }
-    info!(version = VERSION, "starting");
+    info!(version = release::VERSION, "starting");
     info!(configuration = config::effective_yaml(&settings), "effective configuration");
     if !settings.not_acted_on.is_empty() {
         warn!(settings = settings.not_acted_on.join(", "), "these settings are understood and not acted on yet");

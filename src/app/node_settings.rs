@@ -107,7 +107,6 @@ pub(super) fn node(settings: &Settings, reservations: &Reservations) -> anyhow::
         local_storage_isolation: configuration.local_storage_capacity_isolation,
         status_max_images: configuration.node_status_max_images,
         port: configuration.port,
-        version: super::VERSION.to_owned(),
         declared_features: declared_features(&settings.gates),
         report_user_namespace: settings.gates.enabled(Gate::KubeletInUserNamespace),
         status_update_frequency: duration(configuration.node_status_update_frequency),

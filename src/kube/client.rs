@@ -15,6 +15,8 @@ use super::connections::Connections;
 use super::credentials::Credentials;
 use super::kubeconfig::{self, Access};
 use super::limit::RequestLimit;
+use crate::model::release;
+use crate::sys::machine::go_architecture;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -33,7 +35,7 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     /// The defaults of KubeletConfiguration: 50 requests a second, 100 at once.
     fn default() -> Self {
-        ClientOptions { qps: 50.0, burst: 100, timeout: None, user_agent: user_agent("v1.37.2") }
+        ClientOptions { qps: 50.0, burst: 100, timeout: None, user_agent: user_agent() }
     }
 }
 
@@ -46,16 +48,9 @@ impl ClientOptions {
 }
 
 /// The peer's form of a user agent, by which audit logs and field managers know a kubelet: `kubelet/v1.37.2 (linux/amd64)
-/// kubernetes/<build>`. What a version has after a `-` is left out, as in client-go.
-pub fn user_agent(version: &str) -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    let version = version.split('-').next().unwrap_or_default();
-    format!("kubelet/{version} ({}/{architecture}) kubernetes/ferrolet", std::env::consts::OS)
+/// kubernetes/<build>`.
+pub fn user_agent() -> String {
+    format!("kubelet/{} ({}/{}) kubernetes/ferrolet", release::VERSION, std::env::consts::OS, go_architecture())
 }
 
 /// Why no client could be made.
@@ -277,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_peers_user_agent() {
-        let agent = user_agent("v1.37.2-3+abc");
+        let agent = user_agent();
         assert!(agent.starts_with("kubelet/v1.37.2 (linux/"), "{agent}");
         assert!(agent.ends_with(") kubernetes/ferrolet"), "{agent}");
     }
@@ -311,7 +306,7 @@ mod tests {
         let client = connect(&path, ClientOptions::default()).await.unwrap();
         let node = ::kube::Api::<Node>::all(client).get("n1").await.unwrap();
         assert_eq!(node.metadata.name.as_deref(), Some("n1"));
-        let expected = ("/api/v1/nodes/n1".to_owned(), "Bearer abc".to_owned(), user_agent("v1.37.2"));
+        let expected = ("/api/v1/nodes/n1".to_owned(), "Bearer abc".to_owned(), user_agent());
         assert_eq!(*seen.lock().unwrap(), [expected]);
     }
 

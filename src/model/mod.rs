@@ -1,6 +1,6 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
 //! sums, Linux resource values, hashes, sysctl names, services, observed container states, probe results, YAML documents, the
-//! clock.
+//! release of Kubernetes, the clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
 
@@ -18,6 +18,7 @@ pub mod pod;
 pub mod probe_results;
 pub mod qos;
 pub mod quantity;
+pub mod release;
 pub mod resources;
 pub mod service;
 pub mod sysctl;

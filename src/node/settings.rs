@@ -46,8 +46,6 @@ pub struct NodeSettings {
     pub status_max_images: i32,
     /// The port of the HTTPS API, `port`.
     pub port: i32,
-    /// The version that the Node shows, such as `v1.37.2`.
-    pub version: String,
     /// Gate KubeletInUserNamespace: whether `nodeInfo.runningInUserNamespace` is told.
     pub report_user_namespace: bool,
     /// Features that the scheduler may rely on: only what exists.
@@ -61,7 +59,7 @@ pub struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// A node of that name with the defaults of KubeletConfiguration v1beta1 and the version of the peer.
+    /// A node of that name with the defaults of KubeletConfiguration v1beta1.
     pub fn named(name: impl Into<String>) -> Self {
         let name = name.into();
         NodeSettings {
@@ -80,7 +78,6 @@ impl NodeSettings {
             local_storage_isolation: true,
             status_max_images: 50,
             port: 10250,
-            version: "v1.37.2".to_owned(),
             report_user_namespace: true,
             declared_features: Vec::new(),
             status_update_frequency: Duration::from_secs(10),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
     DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSwapStatus,
 };
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, release};
 use crate::sys::network::NetworkSnapshot;
 
 use super::address;
@@ -134,7 +134,7 @@ fn apply_node_info(status: &mut NodeStatus, inputs: &StatusInputs<'_>) -> bool {
     if let Some(inventory) = inputs.inventory {
         info.container_runtime_version.clone_from(&inventory.runtime_version);
     }
-    info.kubelet_version.clone_from(&inputs.settings.version);
+    release::VERSION.clone_into(&mut info.kubelet_version);
     info.kube_proxy_version.clear();
     info.operating_system.clone_from(&machine.operating_system);
     info.architecture.clone_from(&machine.architecture);

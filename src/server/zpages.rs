@@ -9,10 +9,8 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::text;
-use crate::model::Timestamp;
+use crate::model::{Timestamp, release};
 
-/// The version of Kubernetes that this stands for, and the one whose behaviour it has.
-const VERSIONS: (&str, &str) = ("1.37.2", "1.37");
 const GROUP: &str = "config.k8s.io";
 /// What is listed as served: the peer's list knows of these alone.
 const LISTED: [&str; 5] = ["configz", "debug", "flagz", "healthz", "metrics"];
@@ -145,8 +143,8 @@ pub(super) fn statusz<'a>(
         start_time: started_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         uptime_seconds: now.duration_since(started_at).as_secs().max(0),
         go_version: "none",
-        binary_version: VERSIONS.0,
-        emulation_version: VERSIONS.1,
+        binary_version: release::NUMBER,
+        emulation_version: release::minor_release!(),
         paths: firsts.into_iter().filter(|first| LISTED.contains(first)).map(|first| format!("/{first}")).collect(),
     };
     page(headers, "Statusz", || status_text(&status, started_at, separator()), &status)

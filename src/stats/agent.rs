@@ -8,25 +8,21 @@ use k8s_openapi::api::core::v1::Pod as PodObject;
 
 use super::resource::{float, seconds_since_epoch};
 use crate::metrics::kubelet as metrics;
-use crate::model::Timestamp;
-use crate::model::pod::CONFIG_SOURCE_ANNOTATION;
+use crate::model::{Timestamp, pod, release};
 use crate::runtime::{ListedState, RuntimePod};
 use crate::sys::machine::boot_second;
 
 /// Length of a tick of `/proc/<pid>/stat`, seconds (USER_HZ is 100 on every architecture that Kubernetes knows).
 const TICK: f64 = 0.01;
-/// The version of Kubernetes that this stands for.
-const VERSION: [&str; 9] = ["", "", "", "clean", "v1.37.2", "", "1", "37", ""];
 
 /// Sets what does not change.
 pub(super) fn set_constants(node_name: &str, cgroup_version: u8, architecture: &str) {
     metrics::NODE_NAME.set(&[node_name], 1.0);
     metrics::CGROUP_VERSION.set(&[], f64::from(cgroup_version));
     metrics::METRICS_PROVIDER.set(&["cadvisor"], 1.0);
-    let mut version = VERSION;
     let platform = format!("linux/{architecture}");
-    version[8] = &platform;
-    metrics::BUILD_INFO.set(&version, 1.0);
+    let build = ["", "", "", "clean", release::VERSION, "", release::MAJOR, release::MINOR, &platform];
+    metrics::BUILD_INFO.set(&build, 1.0);
 }
 
 /// Sets the numbers of pods and containers.
@@ -46,7 +42,7 @@ pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
         }
     }
     for (is_static_label, is_static_wanted) in [("", false), ("true", true)] {
-        let of_kind = || known.iter().filter(|pod| is_static(pod) == is_static_wanted);
+        let of_kind = || known.iter().filter(|pod| pod::is_static(pod) == is_static_wanted);
         if is_static_wanted {
             metrics::MIRROR_PODS.set(&[], count(of_kind().count()));
         }
@@ -55,14 +51,8 @@ pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
     }
 }
 
-fn is_static(pod: &PodObject) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(CONFIG_SOURCE_ANNOTATION)).is_some_and(|source| source != "api")
-}
-
 fn has_ended(pod: &PodObject) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    pod::phase(pod).is_some_and(pod::is_terminal_phase)
 }
 
 /// Sets when the runtime was last listed.

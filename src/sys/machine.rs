@@ -125,7 +125,7 @@ impl MachineReader {
             kernel_version: name.release().to_string_lossy().into_owned(),
             os_image: self.os_image(),
             operating_system: "linux".to_owned(),
-            architecture: go_architecture(std::env::consts::ARCH).to_owned(),
+            architecture: go_architecture().to_owned(),
             in_user_namespace: self.in_user_namespace(),
         })
     }
@@ -256,9 +256,9 @@ pub fn hostname() -> Result<String, MachineError> {
     if name.is_empty() { Err(MachineError::EmptyHostname) } else { Ok(name.to_owned()) }
 }
 
-/// Go's name for a processor architecture that Rust names otherwise.
-fn go_architecture(rust: &str) -> &str {
-    match rust {
+/// The processor architecture by Go's name, such as `amd64`.
+pub fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "x86" => "386",
         "aarch64" => "arm64",

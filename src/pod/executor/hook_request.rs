@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::kube::error::chain;
+use crate::model::release::minor_release;
 use crate::pod::plan::HttpCall;
 
 /// The peer's user agent for hooks.
-const AGENT: &str = "kube-lifecycle/1.37";
+const AGENT: &str = concat!("kube-lifecycle/", minor_release!());
 
 /// How a request was answered.
 #[derive(Clone, Copy, Debug, PartialEq)]

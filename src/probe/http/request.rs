@@ -8,11 +8,12 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 
+use crate::model::release::minor_release;
 use crate::probe::attempt::port;
 use crate::probe::tcp::authority;
 
 /// How probes call themselves: the peer's name and version.
-pub(in crate::probe) const USER_AGENT: &str = "kube-probe/1.37";
+pub(in crate::probe) const USER_AGENT: &str = concat!("kube-probe/", minor_release!());
 
 /// Characters of a path that Go leaves as they are, letters and digits apart.
 const PATH_CHARACTERS: &str = "-_.~$&+,/:;=@!'()*";
