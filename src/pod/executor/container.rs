@@ -5,8 +5,10 @@ use std::collections::btree_map::Entry;
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
+use tokio::time::timeout;
 
 use super::hooks::container_kind;
 use super::limits::{STOP_PATIENCE, Turn};
@@ -18,6 +20,7 @@ use crate::metrics::kubelet as metrics;
 use crate::model::EventType;
 use crate::model::field_ref::PodAddresses;
 use crate::model::pod::{self, ContainerKind};
+use crate::model::service::ServiceInfo;
 use crate::pod::plan::{Failure, KillContainer, Outcome, StartContainer};
 use crate::runtime::cri::{ContainerConfig, PodSandboxConfig};
 use crate::runtime::translate::{
@@ -31,6 +34,9 @@ use crate::volume::MountedVolumes;
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
 const CREATE_ERROR: &str = "CreateContainerError";
 const RUN_ERROR: &str = "RunContainerError";
+
+/// How long the first container waits for the list of services, which comes while the agent starts, until it says so.
+const SERVICES_WAIT: Duration = Duration::from_secs(5);
 
 /// An environment file is small; a larger one is not read.
 const LARGEST_ENV_FILE: u64 = 64 << 10;
@@ -158,6 +164,20 @@ impl Executor {
         self.parts.facts.borrow().recursive_read_only_handlers.contains(handler)
     }
 
+    /// The services that the pod's containers are told of; none if they are not known yet.
+    async fn services(&self, context: &PodContext) -> Option<Vec<ServiceInfo>> {
+        let Some(services) = &self.parts.services else { return Some(Vec::new()) };
+        // A static pod may be what the API server needs to come up.
+        if !pod::is_static(&context.pod) {
+            timeout(SERVICES_WAIT, services.wait_synced()).await.ok()?;
+        }
+        let mut known = services.in_namespace(&context.key.namespace);
+        if context.key.namespace != "default" {
+            known.extend(services.in_namespace("default"));
+        }
+        Some(known)
+    }
+
     /// The container's environment, with what it needs of ConfigMaps, Secrets and services.
     async fn environment(
         &self,
@@ -167,20 +187,7 @@ impl Executor {
     ) -> Result<Environment, Failure> {
         let config_error = |message: String| Failure::new(CONFIG_ERROR, message);
         let sources = self.env_sources(context, container).await;
-        let services = match &self.parts.services {
-            Some(services) => {
-                // A static pod may be what the API server needs to come up.
-                if !pod::is_static(&context.pod) {
-                    services.wait_synced().await;
-                }
-                let mut known = services.in_namespace(&context.key.namespace);
-                if context.key.namespace != "default" {
-                    known.extend(services.in_namespace("default"));
-                }
-                Some(known)
-            }
-            None => Some(Vec::new()),
-        };
+        let services = self.services(context).await;
         let input = EnvironmentInput {
             pod: &context.pod,
             container,

@@ -57,7 +57,7 @@ struct State {
     failing: BTreeSet<&'static str>,
     slow: BTreeMap<&'static str, Duration>,
     away: bool,
-    list_gate: Option<watch::Receiver<()>>,
+    list_gates: BTreeMap<&'static str, watch::Receiver<()>>,
 }
 
 enum Reply {
@@ -164,10 +164,10 @@ impl FakeApi {
         state.history.clear();
     }
 
-    /// Lets lists of pods wait until the gate is dropped.
-    pub fn hold_lists(&self) -> ListGate {
+    /// Lets lists of `pods`, or `services`, wait until the gate is dropped.
+    pub fn hold_lists(&self, of: &'static str) -> ListGate {
         let (open, held) = watch::channel(());
-        self.state().list_gate = Some(held);
+        self.state().list_gates.insert(of, held);
         ListGate { _open: open }
     }
 
@@ -184,8 +184,8 @@ impl FakeApi {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|error| BoxError::from(error.to_string()))?.to_bytes();
         let query = parts.uri.query().unwrap_or_default();
-        if parts.uri.path() == "/api/v1/pods" && !query.contains("watch=true") {
-            let gate = self.state().list_gate.clone();
+        if let Some(listed) = parts.uri.path().strip_prefix("/api/v1/").filter(|_| !query.contains("watch=true")) {
+            let gate = self.state().list_gates.get(listed).cloned();
             if let Some(mut gate) = gate {
                 // Never sent to: an error is the gate's end.
                 while gate.changed().await.is_ok() {}

@@ -157,7 +157,7 @@ async fn what_no_source_knows_is_removed_once_the_source_has_spoken() {
     let stranger = cri::PodSandboxConfig { labels: Default::default(), ..sample::sandbox("uid-stranger", 0) };
     let stranger = client.run_pod_sandbox(stranger, "").await.unwrap();
     std::fs::create_dir_all(world.root().join("pods/uid-disk/volumes/kubernetes.io~empty-dir/scratch")).unwrap();
-    let gate = world.api.hold_lists();
+    let gate = world.api.hold_lists("pods");
     let _agent = world.agent().await;
     let lists = || world.runtime.calls_of("ListPodSandbox").len();
     world.until("the runtime is read", &[], || lists() > 0).await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PodStatus;
 use tokio::time::sleep;
 
-use super::world::{World, is_ready, last_end, pod, restarts, uid};
+use super::world::{World, container_status, is_ready, last_end, pod, restarts, uid};
 
 fn failed_patches(world: &World, name: &str) -> usize {
     world.api.writes_of(name).iter().filter(|write| **write == ("PATCH".to_owned(), 500)).count()
@@ -75,6 +76,25 @@ async fn a_pod_is_deleted_once() {
     sleep(Duration::from_millis(300)).await;
     let writes = world.api.writes_of("a");
     assert_eq!(writes.iter().filter(|(method, _)| method == "DELETE").count(), 1, "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_container_says_that_the_services_are_not_known_and_starts_once_they_are() {
+    let world = World::new().await;
+    let gate = world.api.hold_lists("services");
+    let _agent = world.agent().await;
+    world.api.create(pod("a"));
+    let told = |status: &PodStatus| {
+        let waiting = container_status(status, "app").and_then(|c| c.state.as_ref()?.waiting.clone());
+        waiting.is_some_and(|w| {
+            w.reason.as_deref() == Some("CreateContainerConfigError")
+                && w.message.is_some_and(|message| message.starts_with("services have not yet been read"))
+        })
+    };
+    world.until_status("why it waits", "a", told).await;
+    assert!(world.runtime.snapshot().running(&uid("a")).is_empty(), "its environment would lack services");
+    drop(gate);
+    world.until_ready("a").await;
 }
 
 /// `expired`: the server has forgotten meanwhile what has changed, so that all must be listed again.
