@@ -21,7 +21,7 @@ pub(super) fn check(faults: &mut Faults, c: &KubeletConfiguration, gates: &Featu
     shutdown(faults, c, gates);
     back_off(faults, c, gates);
     enforcement(faults, c);
-    cpus(faults, c, gates);
+    cpus(faults, c);
     memory(faults, c, gates);
     logs(faults, c, gates);
     logging(faults, c, gates);
@@ -276,7 +276,7 @@ fn enforcement(faults: &mut Faults, c: &KubeletConfiguration) {
     }
 }
 
-fn cpus(faults: &mut Faults, c: &KubeletConfiguration, _gates: &FeatureGates) {
+fn cpus(faults: &mut Faults, c: &KubeletConfiguration) {
     let cpus = &c.reserved_system_cpus;
     if cpus.is_empty() {
         return;
