@@ -2,7 +2,7 @@
 //! and validation, feature gates.
 //!
 //! Must not know of anything that acts on it, nor look at the host beyond the files that the command line names. It has no
-//! tasks: [`load`] reads everything once, at the start. What other parts act on they enter in `acted_on.rs`.
+//! tasks: [`load()`] reads everything once, at the start. What other parts act on they enter in `acted_on.rs`.
 
 mod acted_on;
 mod decode;

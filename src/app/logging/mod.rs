@@ -1,6 +1,6 @@
 //! Where log lines go: standard error, in klog's text form or as JSON, as much as `-v` and `--vmodule` ask for.
 //!
-//! [`line`] holds what both forms are made of, [`text`] and [`json`] write them, [`levels`] decides what is written.
+//! [`mod@line`] holds what both forms are made of, [`text`] and [`json`] write them, [`levels`] decides what is written.
 
 mod json;
 mod levels;

@@ -1,4 +1,4 @@
-//! Where pods come from: the API, manifests in files of this node ([`file`]), a URL ([`http`]); [`Sources`] is all of them as
+//! Where pods come from: the API, manifests in files of this node ([`mod@file`]), a URL ([`http`]); [`Sources`] is all of them as
 //! the manager reads them. [`manifest`] makes pods of a manifest's text.
 //!
 //! | task | input | output | stops |

@@ -78,7 +78,7 @@ pub struct AllottedResources {
 }
 
 /// Translates a container of a pod (`kuberuntime.generateContainerConfig`). Its environment, mounts and files are made
-/// before: [`super::environment`], then [`super::mount_requests`], then this.
+/// before: [`super::environment()`], then [`super::mount_requests`], then this.
 ///
 /// # Errors
 /// When the container must not, or cannot, run as its spec says.

@@ -4,7 +4,7 @@
 //! pulled before. It knows no API client, no file system, no tasks, and decides nothing about when a container runs.
 //!
 //! The order for a container is: fetch what [`env_references`] and [`env_file_references`] name, build the
-//! [`environment`], resolve the [`mount_requests`] (sub-paths need the environment), write the [`hosts_file`] and the
+//! [`environment()`], resolve the [`mount_requests`] (sub-paths need the environment), write the [`hosts_file`] and the
 //! termination message file, then [`container_config`].
 //!
 //! Names, labels, annotations, hashes and paths are the peer's, since either agent must be able to take over the other's

@@ -1,7 +1,7 @@
 //! `/containerLogs`: a container's log out of the files that the runtime writes.
 //!
 //! What is asked for ([`options`]), whose log it is ([`source`]) and what of the file's bytes is sent ([`lines`],
-//! [`moment`]) is decided purely; [`file`] and [`follow`] read.
+//! [`moment`]) is decided purely; [`mod@file`] and [`follow`] read.
 
 mod file;
 mod follow;
