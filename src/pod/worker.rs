@@ -359,7 +359,8 @@ impl Worker {
             }
             () = self.runtime_changed.notified() => self.hinted = true,
             () = self.references_changed.notified() => self.memory.note_references_changed(clock::now()),
-            _ = self.node.changed() => {}
+            // Nobody tells the facts any more while the agent ends: no reason for turn after turn.
+            Ok(()) = self.node.changed() => {}
             () = self.probes.changed() => {}
             () = super::sleep_until(timer) => {}
             () = super::sleep_until(retry) => {}
