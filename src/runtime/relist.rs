@@ -300,12 +300,12 @@ mod tests {
                 "",
             )],
         };
-        let mut relist = |tracker: &mut Tracker, state| {
+        let relist = |tracker: &mut Tracker, state| {
             tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![container("c1", "u1", 1, state)]))
         };
         tracker.note_observation(&uid, &seen(RUNNING));
         assert!(relist(&mut tracker, RUNNING).is_empty());
-        assert_eq!(relist(&mut tracker, EXITED), [uid.clone()]);
+        assert_eq!(relist(&mut tracker, EXITED), std::slice::from_ref(&uid));
         tracker.note_observation(&uid, &seen(EXITED));
         assert!(relist(&mut tracker, EXITED).is_empty());
         tracker.note_observation(&uid, &PodObservation::default());
