@@ -13,12 +13,14 @@ use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, Settings};
 use crate::image::{ImageSettings, NodeConfigFiles};
 use crate::kube::objects::ChangeDetection;
+use crate::model::SignedDuration;
 use crate::model::container_resources::{LinuxResourceSettings, MemoryQos, MemoryReservation};
 use crate::model::go_duration::GoDuration;
 use crate::model::quantity::{self, Amount};
 use crate::model::resources::{CPU, ResourceTotals};
 use crate::node::resources::{DeviceResources, EvictionReservation, Reservations};
 use crate::node::{self, NodeFacts};
+use crate::pod::plan::{BackoffPolicy, RestartRules};
 use crate::runtime::translate;
 use crate::sys::cpu_list;
 use crate::sys::machine::MachineReader;
@@ -236,6 +238,26 @@ fn thermal_throttle_paths() -> Vec<String> {
     paths
 }
 
+/// How long containers that crash wait. What the configuration says of the longest delay comes before the gate that shortens
+/// both.
+pub(super) fn crash_loop_backoff(gates: &FeatureGates, configured: Option<GoDuration>) -> BackoffPolicy {
+    let reduced = gates.enabled(Gate::ReduceDefaultCrashLoopBackOffDecay);
+    let policy = if reduced { BackoffPolicy::reduced() } else { BackoffPolicy::default() };
+    match configured.filter(|max| !max.is_zero()) {
+        Some(max) => policy.with_max(SignedDuration::from_nanos(max.as_nanos())),
+        None => policy,
+    }
+}
+
+/// What containers' own restart policies and rules may bring about.
+pub(super) fn restart_rules(gates: &FeatureGates) -> RestartRules {
+    match (gates.enabled(Gate::ContainerRestartRules), gates.enabled(Gate::RestartAllContainersOnContainerExits)) {
+        (false, _) => RestartRules::Ignored,
+        (true, false) => RestartRules::OwnContainer,
+        (true, true) => RestartRules::AllContainers,
+    }
+}
+
 /// The image manager's side.
 pub(super) fn images(settings: &Settings) -> ImageSettings {
     let configuration = &settings.configuration;
@@ -312,5 +334,26 @@ mod tests {
             "invalid Node Allocatable configuration. Resource \"cpu\" has a reservation of 2100m but capacity of 2. Expected \
              capacity >= reservation."
         );
+    }
+
+    #[test]
+    fn gates_say_what_restarts_a_container_and_when() {
+        let gates = |set: &[(&str, bool)]| {
+            FeatureGates::from_map(&set.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()).unwrap()
+        };
+        let all = ("RestartAllContainersOnContainerExits", false);
+        let rules = |set: &[(&str, bool)]| restart_rules(&gates(set));
+        assert_eq!(rules(&[]), RestartRules::AllContainers);
+        assert_eq!(rules(&[all]), RestartRules::OwnContainer);
+        assert_eq!(rules(&[all, ("ContainerRestartRules", false)]), RestartRules::Ignored);
+
+        let seconds = |set: &[(&str, bool)], configured| {
+            let policy = crash_loop_backoff(&gates(set), configured);
+            (policy.initial.as_secs(), policy.max.as_secs())
+        };
+        let (reduced, configured) = ([("ReduceDefaultCrashLoopBackOffDecay", true)], Some(GoDuration::from_mins(5)));
+        assert_eq!(seconds(&[], configured), (10, 300));
+        assert_eq!(seconds(&reduced, configured), (1, 300), "what the configuration says of the longest delay stands");
+        assert_eq!(seconds(&reduced, None), (1, 60));
     }
 }

@@ -45,7 +45,7 @@ use super::{
     admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup,
 };
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
-use crate::config::{Settings, validate_for_cgroup};
+use crate::config::{Gate, Settings, validate_for_cgroup};
 use crate::image::ImageManager;
 use crate::kube::certificates::CertificateHandle;
 use crate::kube::client::{ApiServer, ClientOptions};
@@ -55,12 +55,11 @@ use crate::kube::pods::PodSource;
 use crate::kube::services::ServiceCache;
 use crate::kube::tokens::TokenManager;
 use crate::model::resources::ResourceTotals;
-use crate::model::{SignedDuration, go_duration::GoDuration};
 use crate::node::{NodeClients, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
 use crate::pod::executor::{Executor, ExecutorParts};
 use crate::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
 use crate::pod::mirror::{MirrorKeeper, NodeOwner};
-use crate::pod::plan::{self, BackoffPolicy};
+use crate::pod::plan;
 use crate::pod::source::Sources;
 use crate::pod::status_writer::StatusWriter;
 use crate::probe::{ProbeManager, ProbeManagerParts};
@@ -207,7 +206,13 @@ pub(super) async fn start(
     let (facts_sender, node_facts) = watch::channel(plan::NodeFacts {
         host_ips: Vec::new(),
         runtime_name,
-        backoff: backoff(configuration.crash_loop_back_off.max_container_restart_period),
+        backoff: node_settings::crash_loop_backoff(
+            &settings.gates,
+            configuration.crash_loop_back_off.max_container_restart_period,
+        ),
+        restart_rules: node_settings::restart_rules(&settings.gates),
+        shows_stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
+        forgets_probes: settings.gates.enabled(Gate::ChangeContainerStatusOnKubeletRestart),
         ..plan::NodeFacts::default()
     });
     let (network_sender, network_problem) = watch::channel(None);
@@ -313,11 +318,6 @@ pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Out
         task.await;
         (name, Ok(()))
     });
-}
-
-fn backoff(max: Option<GoDuration>) -> BackoffPolicy {
-    max.filter(|max| !max.is_zero())
-        .map_or_else(BackoffPolicy::default, |max| BackoffPolicy::with_max(SignedDuration::from_nanos(max.as_nanos())))
 }
 
 fn check_machine(settings: &Settings) -> anyhow::Result<()> {

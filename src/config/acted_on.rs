@@ -122,7 +122,9 @@ pub const ACTED_ON_GATES: &[Gate] = &[
     Gate::AllAlpha,
     Gate::AllBeta,
     Gate::AllowDNSOnlyNodeCSR,
+    Gate::ChangeContainerStatusOnKubeletRestart,
     Gate::ContainerCheckpoint,
+    Gate::ContainerRestartRules,
     Gate::ContainerStopSignals,
     Gate::DefaultPodSysctls,
     Gate::EnvFiles,
@@ -131,6 +133,8 @@ pub const ACTED_ON_GATES: &[Gate] = &[
     Gate::MemoryQoS,
     Gate::PodLevelResources,
     Gate::PodLogsQuerySplitStreams,
+    Gate::ReduceDefaultCrashLoopBackOffDecay,
+    Gate::RestartAllContainersOnContainerExits,
     Gate::TaintTolerationComparisonOperators,
 ];
 

@@ -57,6 +57,8 @@ pub struct ContainerObservation {
     pub resources: Option<ObservedResources>,
     /// User and groups of the first process, where the runtime tells.
     pub user: Option<ObservedUser>,
+    /// The signal that stops it, in the API's spelling, if the runtime tells it.
+    pub stop_signal: Option<String>,
     /// The container's CRI annotations: what survives a restart of the agent.
     pub annotations: BTreeMap<String, String>,
     /// Absolute path of its log file.

@@ -91,6 +91,7 @@ pub(super) fn container(
     let name = name.map(str::to_owned).or_else(|| metadata.map(|m| m.name.clone())).unwrap_or_default();
     let restart_count = labels::value(&status.annotations, labels::CONTAINER_RESTART_COUNT);
     let restart_count = restart_count.and_then(|count| count.parse().ok());
+    let stop_signal = stop_signal(status.stop_signal());
     ContainerObservation {
         sandbox_id,
         name,
@@ -111,10 +112,18 @@ pub(super) fn container(
             gid: linux.gid,
             supplemental_groups: linux.supplemental_groups,
         }),
+        stop_signal,
         annotations: labels::sorted(status.annotations),
         log_path: status.log_path,
         id: status.id,
     }
+}
+
+/// A signal in the API's spelling; none where the runtime does not tell it.
+fn stop_signal(signal: cri::Signal) -> Option<String> {
+    let name = signal.as_str_name();
+    let name = name.trim_start_matches("SIGNAL_").replace("MINPLUS", "MIN+").replace("MAXMINUS", "MAX-");
+    (signal != cri::Signal::RuntimeDefault).then_some(name)
 }
 
 /// Puts the containers of an observation in order, newest first.
@@ -168,6 +177,16 @@ mod tests {
             log_path: "/var/log/pods/x/app/3.log".to_owned(),
             ..Default::default()
         }
+    }
+
+    #[rstest]
+    #[case(cri::Signal::RuntimeDefault, None)]
+    #[case(cri::Signal::Sigusr1, Some("SIGUSR1"))]
+    #[case(cri::Signal::Sigrtminplus3, Some("SIGRTMIN+3"))]
+    #[case(cri::Signal::Sigrtmaxminus14, Some("SIGRTMAX-14"))]
+    fn stop_signals_have_the_names_of_the_api(#[case] signal: cri::Signal, #[case] expected: Option<&str>) {
+        let told = cri::ContainerStatus { stop_signal: signal.into(), ..status(cri::ContainerState::ContainerRunning) };
+        assert_eq!(container("s1".to_owned(), told, "").stop_signal.as_deref(), expected);
     }
 
     #[test]

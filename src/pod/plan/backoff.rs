@@ -26,10 +26,14 @@ impl Default for BackoffPolicy {
 }
 
 impl BackoffPolicy {
+    /// 1 s doubling to 1 min (gate ReduceDefaultCrashLoopBackOffDecay).
+    pub fn reduced() -> Self {
+        BackoffPolicy { initial: SignedDuration::from_secs(1), max: SignedDuration::from_mins(1) }
+    }
+
     /// The policy with another longest delay, which also caps the first one.
-    pub fn with_max(max: SignedDuration) -> Self {
-        let default = BackoffPolicy::default();
-        BackoffPolicy { initial: default.initial.min(max), max }
+    pub fn with_max(self, max: SignedDuration) -> Self {
+        BackoffPolicy { initial: self.initial.min(max), max }
     }
 }
 
@@ -117,14 +121,16 @@ mod tests {
 
     #[test]
     fn a_short_longest_delay_caps_the_first() {
-        assert_eq!(BackoffPolicy::with_max(SignedDuration::from_secs(2)).initial.as_secs(), 2);
-        assert_eq!(BackoffPolicy::with_max(SignedDuration::from_mins(1)).initial.as_secs(), 10);
+        assert_eq!(BackoffPolicy::default().with_max(SignedDuration::from_secs(2)).initial.as_secs(), 2);
+        assert_eq!(BackoffPolicy::default().with_max(SignedDuration::from_mins(1)).initial.as_secs(), 10);
+        let reduced = BackoffPolicy::reduced().with_max(SignedDuration::from_mins(5));
+        assert_eq!((reduced.initial.as_secs(), reduced.max.as_secs()), (1, 300));
     }
 
     proptest! {
         #[test]
         fn delays_stay_within_their_bounds(runs in prop::collection::vec(0i64..900, 1..40), max in 1i64..300) {
-            let policy = BackoffPolicy::with_max(SignedDuration::from_secs(max));
+            let policy = BackoffPolicy::default().with_max(SignedDuration::from_secs(max));
             let mut backoff = Backoff::default();
             let mut now = at(0);
             for run in runs {

@@ -63,6 +63,8 @@ pub(super) struct Facts<'a> {
     pub regular: &'a [ContainerStatus],
     /// Why the pod has no sandbox to run containers in.
     pub sandbox_need: Option<SandboxNeed>,
+    /// A rule of it can have all its containers started anew.
+    pub can_restart_all: bool,
     /// Its containers are being removed to be started anew.
     pub restarts_all: bool,
     pub now: Timestamp,
@@ -93,7 +95,7 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
     ] {
         conditions.push(condition(facts, type_, verdict));
     }
-    if restart_all::is_possible(pod::spec(facts.pod)) {
+    if facts.can_restart_all {
         conditions.push(condition(facts, restart_all::CONDITION, restarting(facts)));
     }
     conditions

@@ -116,6 +116,23 @@ fn another_agent_keeps_what_was_known_of_a_container_until_it_is_probed_again() 
 }
 
 #[test]
+fn with_its_gate_another_agent_starts_from_nothing() {
+    let mut pod = probed_pod(&["startupProbe", "readinessProbe"]);
+    let observed = observation(vec![instance(&pod, "c", 0, running())]);
+    pod.status =
+        plan_with(&pod, &observed, &prepared(&pod), &results("c-0", Some(Success), Some(Success)), at(5)).0.status;
+    let node = NodeFacts { forgets_probes: true, host_ips: vec!["192.0.2.1".into()], ..NodeFacts::default() };
+    let (memory, none) = (prepared(&pod), ProbeResults::default());
+    let input =
+        PlanInput { pod: &pod, observed: Some(&observed), memory: &memory, probes: &none, node: &node, now: at(60) };
+    let after = plan(&input);
+    assert_eq!((container(&after, "c").started, container(&after, "c").ready), (Some(false), false));
+    let probed = probed(&input).unwrap();
+    assert!(probed[0].probes.startup);
+    assert_eq!(probed[0].initial_ready, None);
+}
+
+#[test]
 fn what_is_probed_depends_on_how_far_the_container_is() {
     let pod = probed_pod(&["startupProbe", "readinessProbe", "livenessProbe"]);
     let mut memory = prepared(&pod);

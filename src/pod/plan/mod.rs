@@ -48,6 +48,7 @@ pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step};
 pub use node_end::NodeEnd;
 pub use phases::PodPhases;
 pub use probes::probed;
+pub use restart::RestartRules;
 pub use termination::Termination;
 
 use crate::model::Timestamp;
@@ -65,6 +66,13 @@ pub struct NodeFacts {
     pub runtime_name: String,
     /// Crash-loop settings.
     pub backoff: BackoffPolicy,
+    /// How far containers' own restart policies and rules count.
+    pub restart_rules: RestartRules,
+    /// Whether containers' stop signals are shown (gate ContainerStopSignals).
+    pub shows_stop_signals: bool,
+    /// Whether a container that an earlier agent found started and ready must be probed before it is shown so again (gate
+    /// ChangeContainerStatusOnKubeletRestart).
+    pub forgets_probes: bool,
     /// The runtime handlers (empty name: the default one) with which mounts are made read-only all the way down: that the
     /// runtime can do it and that this agent asks it to.
     pub recursive_read_only_handlers: BTreeSet<String>,

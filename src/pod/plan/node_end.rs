@@ -148,6 +148,7 @@ mod tests {
             image_ref: "i".into(),
             resources: None,
             user: None,
+            stop_signal: None,
             annotations: Default::default(),
             log_path: String::new(),
         };

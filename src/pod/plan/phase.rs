@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 
-use super::restart::should_restart;
+use super::restart::RestartRules;
 use super::restart_all;
 use crate::model::pod;
 
@@ -49,6 +49,7 @@ fn seen<'a>(statuses: &'a [ContainerStatus], name: &str) -> Seen<'a> {
 /// `is_terminal`: nothing of the pod can run any more and nothing is started again, whatever the restart policy says.
 /// `has_run`: a regular container has been started in the current sandbox.
 pub(super) fn phase(
+    rules: RestartRules,
     pod: &Pod,
     init: &[ContainerStatus],
     regular: &[ContainerStatus],
@@ -56,7 +57,7 @@ pub(super) fn phase(
     has_run: bool,
 ) -> &'static str {
     let spec = pod::spec(pod);
-    let count = count(spec, init, regular);
+    let count = count(rules, spec, init, regular);
     if count.failed_init > 0 {
         return "Failed";
     }
@@ -79,13 +80,13 @@ pub(super) fn phase(
     if count.stopped == count.succeeded { "Succeeded" } else { "Failed" }
 }
 
-fn count(spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) -> Count {
+fn count(rules: RestartRules, spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) -> Count {
     let mut count = Count::default();
     for container in spec.init_containers.iter().flatten() {
         if pod::is_sidecar(container) {
             count_sidecar(container, init, &mut count);
         } else {
-            count_init(spec, container, init, &mut count);
+            count_init(rules, spec, container, init, &mut count);
         }
     }
     for container in &spec.containers {
@@ -97,17 +98,17 @@ fn count(spec: &PodSpec, init: &[ContainerStatus], regular: &[ContainerStatus]) 
             Seen::Stopped(code) => {
                 count.stopped += 1;
                 count.succeeded += u32::from(code == 0);
-                count.final_stops += u32::from(!should_restart(spec, container, code, false));
+                count.final_stops += u32::from(!rules.should_restart(spec, container, code, false));
             }
         }
     }
     count
 }
 
-fn count_init(spec: &PodSpec, container: &Container, init: &[ContainerStatus], count: &mut Count) {
+fn count_init(rules: RestartRules, spec: &PodSpec, container: &Container, init: &[ContainerStatus], count: &mut Count) {
     match seen(init, &container.name) {
         Seen::Stopped(0) | Seen::Reset => {}
-        Seen::Stopped(code) => count.failed_init += u32::from(!should_restart(spec, container, code, true)),
+        Seen::Stopped(code) => count.failed_init += u32::from(!rules.should_restart(spec, container, code, true)),
         Seen::Absent | Seen::Running(_) | Seen::Waiting => count.pending_init += 1,
     }
 }

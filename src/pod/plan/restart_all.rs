@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
     PodStatus,
 };
 
-use super::restart::{asks_for_all, can_ask_for_all, was_cut_off};
+use super::restart::{RestartRules, was_cut_off};
 use crate::model::observation::{ContainerObservation, ContainerState, PodObservation};
 use crate::model::pod;
 
@@ -20,31 +20,37 @@ pub(super) const REASON: &str = "RestartingAllContainers";
 const MESSAGE: &str = "The container is removed because RestartAllContainers in place";
 
 /// Whether a container of the pod can ask for it: only such pods have the condition.
-pub(super) fn is_possible(spec: &PodSpec) -> bool {
-    pod::init_and_regular_containers(spec).any(|(_, container)| can_ask_for_all(container))
+pub(super) fn is_possible(rules: RestartRules, spec: &PodSpec) -> bool {
+    pod::init_and_regular_containers(spec).any(|(_, container)| rules.can_ask_for_all(container))
 }
 
 /// Whether the containers have to be removed.
-pub(super) fn is_due(spec: &PodSpec, observed: &PodObservation) -> bool {
-    let asks = |c: &Container| observed.container(&c.name).is_some_and(|latest| has_asked(c, latest));
+pub(super) fn is_due(rules: RestartRules, spec: &PodSpec, observed: &PodObservation) -> bool {
+    let asks = |c: &Container| observed.container(&c.name).is_some_and(|latest| has_asked(rules, c, latest));
     pod::init_and_regular_containers(spec).any(|(_, container)| asks(container))
 }
 
 /// Whether a container that is missing has been removed for that.
-pub(super) fn is_under_way(spec: &PodSpec, observed: &PodObservation, previous: &PodStatus) -> bool {
+pub(super) fn is_under_way(
+    rules: RestartRules,
+    spec: &PodSpec,
+    observed: &PodObservation,
+    previous: &PodStatus,
+) -> bool {
     let told = previous.conditions.iter().flatten().any(|c| c.type_ == CONDITION && c.status == "True");
-    is_possible(spec) && (told || is_due(spec, observed))
+    is_possible(rules, spec) && (told || is_due(rules, spec, observed))
 }
 
-fn has_asked(container: &Container, instance: &ContainerObservation) -> bool {
+fn has_asked(rules: RestartRules, container: &Container, instance: &ContainerObservation) -> bool {
     match &instance.state {
-        ContainerState::Exited(exit) => !was_cut_off(exit) && asks_for_all(container, exit.code),
+        ContainerState::Exited(exit) => !was_cut_off(exit) && rules.asks_for_all(container, exit.code),
         _ => false,
     }
 }
 
 /// What is next: the containers to stop, or else those to remove.
 pub(super) fn next<'a>(
+    rules: RestartRules,
     spec: &PodSpec,
     observed: &'a PodObservation,
 ) -> (Vec<&'a ContainerObservation>, Vec<&'a ContainerObservation>) {
@@ -56,7 +62,7 @@ pub(super) fn next<'a>(
     if !running.is_empty() {
         return (running, Vec::new());
     }
-    let (sources, targets): (Vec<_>, Vec<_>) = instances().partition(|(container, i)| has_asked(container, i));
+    let (sources, targets): (Vec<_>, Vec<_>) = instances().partition(|(container, i)| has_asked(rules, container, i));
     let removals = if targets.is_empty() { sources } else { targets };
     (Vec::new(), removals.into_iter().map(|(_, i)| i).collect())
 }

@@ -10,7 +10,7 @@ use super::ephemeral;
 use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
-use super::restart::{is_success, should_restart, was_cut_off};
+use super::restart::{is_success, was_cut_off};
 use super::restart_all;
 use super::stop::{Stop, container_grace, stop};
 use super::view::{View, instance_in, usable_sandbox};
@@ -319,8 +319,9 @@ fn progress<'a>(
     sandbox: Option<&'a SandboxObservation>,
 ) -> Progress<'a> {
     let mut progress = Progress::default();
-    if restart_all::is_due(view.spec, observed) {
-        let (running, ended) = restart_all::next(view.spec, observed);
+    let rules = view.node.restart_rules;
+    if restart_all::is_due(rules, view.spec, observed) {
+        let (running, ended) = restart_all::next(rules, view.spec, observed);
         let stop = |instance| Stop::now(instance, SignedDuration::ZERO, "killing".to_owned());
         progress.stops = running.into_iter().map(stop).collect();
         progress.resets = ended;
@@ -445,7 +446,8 @@ fn consider<'a>(
             progress.removals.push(latest);
         }
         ContainerState::Unknown => {
-            let message = format!("Container {} is in unknown state, try killing it before restart", container.name);
+            let what = if kind == ContainerKind::Init { "Init container" } else { "Container" };
+            let message = format!("{what} is in \"unknown\" state, try killing it before restart");
             progress.stops.push(Stop::now(latest, container_grace(view.pod), message));
         }
         ContainerState::Exited(exit) if was_cut_off(exit) => progress.removals.push(latest),
@@ -480,7 +482,8 @@ fn needed_stop<'a>(
     } else {
         let failure = probes::failure(view, container, instance)?;
         let own = failure.grace.filter(|_| view.pod.metadata.deletion_grace_period_seconds.is_none());
-        (format!("failed {} probe", failure.probe), own.unwrap_or(grace), restart_policy(view, container) != "Never")
+        let policy = view.node.restart_rules.policy(view.spec, container, kind == ContainerKind::Init);
+        (format!("failed {} probe", failure.probe), own.unwrap_or(grace), policy != "Never")
     };
     let message = match kind {
         ContainerKind::Init => format!("Init container {name} {cause}"),
@@ -498,16 +501,12 @@ fn restarts(
     exit: &Exit,
 ) -> bool {
     let code = if kind == ContainerKind::Init && exit.code == 0 && !is_success(exit) { 1 } else { exit.code };
-    is_stopped_to_restart(view, latest) || should_restart(view.spec, container, code, kind == ContainerKind::Init)
+    is_stopped_to_restart(view, latest) || view.should_restart(kind, container, code)
 }
 
 /// Whether the instance was stopped to be started anew, whatever the restart policy says of its end.
 pub(super) fn is_stopped_to_restart(view: &View<'_>, instance: &ContainerObservation) -> bool {
     view.memory.container(&instance.name).is_some_and(|m| m.restarted.as_ref() == Some(&instance.id))
-}
-
-fn restart_policy<'a>(view: &View<'a>, container: &'a Container) -> &'a str {
-    container.restart_policy.as_deref().or(view.spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
 /// Whether the container was made from another definition. Only its name and image count.

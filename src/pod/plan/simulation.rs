@@ -134,6 +134,11 @@ impl World {
     fn new(seed: u64, unkindness: Unkindness) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let pod = random_pod(&mut rng);
+        let restart_rules = match rng.random_range(0..10) {
+            0 => RestartRules::Ignored,
+            1 => RestartRules::OwnContainer,
+            _ => RestartRules::AllContainers,
+        };
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         World {
             memory: PodMemory::new(&pod, now),
@@ -145,7 +150,12 @@ impl World {
             observed: None,
             in_flight: Vec::new(),
             next_id: 0,
-            node: NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "sim".into(), ..NodeFacts::default() },
+            node: NodeFacts {
+                host_ips: vec!["192.0.2.1".into()],
+                runtime_name: "sim".into(),
+                restart_rules,
+                ..NodeFacts::default()
+            },
             probes: ProbeResults::default(),
             probed: Vec::new(),
             started: BTreeSet::new(),
@@ -382,6 +392,7 @@ impl World {
             image_ref: "sha256:1".into(),
             resources: None,
             user: None,
+            stop_signal: None,
             annotations: BTreeMap::new(),
             log_path: String::new(),
         }
@@ -523,10 +534,10 @@ impl World {
             Action::RemoveContainer { id, .. } => {
                 let victim = self.runtime.containers.iter().find(|c| c.id == *id);
                 assert!(!victim.is_some_and(|c| c.state.may_run()), "a running container removed");
-                let spec = pod::spec(&self.pod);
+                let (spec, rules) = (pod::spec(&self.pod), self.node.restart_rules);
                 let asks = |c: &ContainerObservation| match &c.state {
                     ContainerState::Exited(exit) => pod::container_by_name(spec, &c.name)
-                        .is_some_and(|(_, container)| restart::asks_for_all(&container, exit.code)),
+                        .is_some_and(|(_, container)| rules.asks_for_all(&container, exit.code)),
                     _ => false,
                 };
                 let is_other = |c: &&ContainerObservation| !asks(c) && !c.name.starts_with("debug");
@@ -620,9 +631,10 @@ impl World {
             let ended = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
             let new = status.container_statuses.iter().flatten().find(|s| s.name == old.name);
             if let (Some(code), Some(None)) = (ended(old), new.map(ended)) {
-                let spec = pod::spec(&self.pod);
+                let (spec, rules) = (pod::spec(&self.pod), self.node.restart_rules);
                 let (_, container) = pod::container_by_name(spec, &old.name).unwrap();
-                let allowed = restart_all::is_possible(spec) || restart::should_restart(spec, &container, code, false);
+                let by_rule = restart_all::is_possible(rules, spec);
+                let allowed = by_rule || rules.should_restart(spec, &container, code, false);
                 assert!(allowed, "the API refuses that {} leaves its end with {code}", old.name);
             }
         }

@@ -15,7 +15,7 @@ use super::node_end::NodeEnd;
 use super::phase::phase;
 use super::pod_resources;
 use super::probes;
-use super::restart::{is_success, should_restart, was_cut_off};
+use super::restart::{is_success, was_cut_off};
 use super::restart_all;
 use super::running::is_stopped_to_restart;
 use super::view::{View, instance_in, usable_sandbox};
@@ -58,7 +58,8 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
             |c: &Container| instance_in(observed, &c.name, &s.id).is_some_and(|o| o.state != ContainerState::Created);
         view.spec.containers.iter().any(started)
     });
-    let computed = phase(view.pod, &init, &regular, ending && nothing_runs, has_run);
+    let rules = view.node.restart_rules;
+    let computed = phase(rules, view.pod, &init, &regular, ending && nothing_runs, has_run);
     let phase = settle_phase(view, computed, ending, nothing_runs);
     let keeps_phase = previous.phase.as_deref() == Some(phase);
 
@@ -83,7 +84,8 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         init: &init,
         regular: &regular,
         sandbox_need: sandbox.err(),
-        restarts_all: restart_all::is_due(view.spec, observed),
+        can_restart_all: restart_all::is_possible(rules, view.spec),
+        restarts_all: restart_all::is_due(rules, view.spec, observed),
         now: view.now,
     });
     status.conditions = Some(conditions);
@@ -309,6 +311,7 @@ fn from_instance(
         last_state: old_last,
         resources: resources(kind, container, instance.resources.as_ref().filter(|_| running)),
         allocated_resources: allocated(kind, container),
+        stop_signal: instance.stop_signal.clone().filter(|_| view.node.shows_stop_signals),
         user: instance.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
                 uid: user.uid,
@@ -328,7 +331,7 @@ fn is_replaced(
     instance: &ContainerObservation,
     exit: &Exit,
 ) -> bool {
-    let by_policy = should_restart(view.spec, container, exit.code, kind == ContainerKind::Init);
+    let by_policy = view.should_restart(kind, container, exit.code);
     view.memory.termination.is_none() && !by_policy && is_stopped_to_restart(view, instance)
 }
 
@@ -360,7 +363,7 @@ fn without_instance(
         let old_state = old.state.as_ref();
         let was_waiting = old_state.is_none_or(|s| s.waiting.is_some());
         let counts = kind != ContainerKind::Ephemeral && !was_waiting;
-        if counts && restart_all::is_under_way(view.spec, observed, &view.memory.status) {
+        if counts && restart_all::is_under_way(view.node.restart_rules, view.spec, observed, &view.memory.status) {
             restart_all::show_removed(old, &mut status);
             return status;
         }
@@ -379,7 +382,7 @@ fn without_instance(
         }
     }
     let regular_made = view.spec.containers.iter().any(|c| observed.container(&c.name).is_some());
-    let reset = restart_all::is_due(view.spec, observed);
+    let reset = restart_all::is_due(view.node.restart_rules, view.spec, observed);
     if kind == ContainerKind::Init && !pod::is_sidecar(container) && regular_made && !reset {
         let terminated = ContainerStateTerminated {
             exit_code: 0,
@@ -414,13 +417,13 @@ fn show_waiting(
         _ => None,
     };
     let is_init = kind == ContainerKind::Init;
-    if exit.is_some() && restart_all::is_due(view.spec, observed) {
+    if exit.is_some() && restart_all::is_due(view.node.restart_rules, view.spec, observed) {
         return; // Removed at once, it waits for nothing.
     }
     if let Some(exit) = exit {
         let code = if is_init && !is_success(exit) { exit.code.max(1) } else { exit.code };
         let replaced = latest.is_some_and(|latest| is_replaced(view, kind, container, latest, exit));
-        if kind == ContainerKind::Ephemeral || !(replaced || should_restart(view.spec, container, code, is_init)) {
+        if kind == ContainerKind::Ephemeral || !(replaced || view.should_restart(kind, container, code)) {
             return;
         }
     }

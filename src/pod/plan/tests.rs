@@ -53,6 +53,7 @@ pub(super) fn instance(pod: &Pod, name: &str, count: u32, state: ContainerState)
         image_ref: "sha256:1".into(),
         resources: None,
         user: None,
+        stop_signal: None,
         annotations: Default::default(),
         log_path: String::new(),
     }
@@ -465,6 +466,28 @@ fn old_instances_go_and_the_last_end_stays_known() {
         [Action::RemoveContainer { id: "c-0".into(), container: "c".into(), log_path: String::new() }]
     );
     assert!(container(&plan, "c").last_state.as_ref().unwrap().terminated.is_some());
+}
+
+#[test]
+fn stop_signals_are_shown_with_their_gate() {
+    let pod = simple();
+    let mut up = instance(&pod, "c", 0, running());
+    up.stop_signal = Some("SIGUSR1".into());
+    let observed = observation(vec![up]);
+    let shown = |shows_stop_signals| {
+        let node = NodeFacts { shows_stop_signals, host_ips: vec!["192.0.2.1".into()], ..NodeFacts::default() };
+        let (memory, probes) = (prepared(&pod), ProbeResults::default());
+        let input = PlanInput {
+            pod: &pod,
+            observed: Some(&observed),
+            memory: &memory,
+            probes: &probes,
+            node: &node,
+            now: at(5),
+        };
+        container(&plan(&input), "c").stop_signal.clone()
+    };
+    assert_eq!((shown(true).as_deref(), shown(false)), (Some("SIGUSR1"), None));
 }
 
 /// The plan on a node with those addresses and handlers.

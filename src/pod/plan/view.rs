@@ -6,7 +6,7 @@ use super::termination;
 use super::{NodeFacts, PlanInput, PodMemory};
 use crate::model::Timestamp;
 use crate::model::observation::{ContainerObservation, PodObservation, SandboxObservation};
-use crate::model::pod;
+use crate::model::pod::{self, ContainerKind};
 use crate::model::probe_results::ProbeResults;
 
 /// A plan's input with the answers that several parts need.
@@ -80,6 +80,11 @@ impl<'a> View<'a> {
 
     pub fn init_containers(&self) -> &'a [Container] {
         self.spec.init_containers.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the container is started again after an exit with that code.
+    pub fn should_restart(&self, kind: ContainerKind, container: &Container, code: i32) -> bool {
+        self.node.restart_rules.should_restart(self.spec, container, code, kind == ContainerKind::Init)
     }
 
     /// The place of a container among the init containers if it is a sidecar.
