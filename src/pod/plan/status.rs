@@ -27,6 +27,8 @@ use crate::model::qos::QosClass;
 use crate::model::quantity;
 use crate::runtime::translate::{backoff_key, recursive_read_only};
 
+/// Most bytes that the termination messages of a pod's containers may take together (`MaxPodTerminationMessageLogLength`).
+const MAX_POD_TERMINATION_MESSAGES: usize = 12 * 1024;
 const LOST: &str = "ContainerStatusUnknown";
 const LOST_AT_END: &str = "The container could not be located when the pod was terminated";
 const LOST_RUNNING: &str =
@@ -254,11 +256,19 @@ fn text(value: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
+/// A container's share of what the termination messages of its pod may take.
+fn termination_message<'e>(view: &View<'_>, exit: &'e Exit) -> &'e str {
+    let ephemeral = view.spec.ephemeral_containers.as_ref().map_or(0, Vec::len);
+    let containers = view.spec.containers.len() + view.init_containers().len() + ephemeral;
+    let share = MAX_POD_TERMINATION_MESSAGES / containers.max(1);
+    &exit.message[..exit.message.floor_char_boundary(share)]
+}
+
 fn terminated(view: &View<'_>, container: &ContainerObservation, exit: &Exit) -> ApiState {
     let terminated = ContainerStateTerminated {
         exit_code: exit.code,
         reason: text(&exit.reason),
-        message: text(&exit.message),
+        message: text(termination_message(view, exit)),
         started_at: exit.started_at.map(api_time),
         finished_at: Some(api_time(exit.finished_at)),
         container_id: Some(container_id(view, &container.id)),

@@ -469,6 +469,29 @@ fn old_instances_go_and_the_last_end_stays_known() {
 }
 
 #[test]
+fn the_termination_messages_of_a_pod_share_what_they_may_take() {
+    let pod = pod_of(json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "init", "image": "i"}],
+        "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
+        "ephemeralContainers": [{"name": "debug", "image": "i"}],
+    }));
+    let ended = |name: &str, message: String| {
+        let mut ended = instance(&pod, name, 0, exited(1, 4));
+        let ContainerState::Exited(exit) = &mut ended.state else { panic!("{ended:?}") };
+        exit.message = message;
+        ended
+    };
+    let containers = vec![ended("a", "x".repeat(4096)), ended("b", "ä".repeat(2048)), ended("init", "short".into())];
+    let plan = plan_at(&pod, Some(&observation(containers)), &prepared(&pod), at(5));
+    let length = |name: &str| {
+        let state = container(&plan, name).state.clone().unwrap();
+        state.terminated.unwrap().message.unwrap().len()
+    };
+    assert_eq!([length("a"), length("b"), length("init")], [3072, 3072, 5]);
+}
+
+#[test]
 fn stop_signals_are_shown_with_their_gate() {
     let pod = simple();
     let mut up = instance(&pod, "c", 0, running());
