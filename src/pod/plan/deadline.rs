@@ -6,10 +6,23 @@ use super::memory::later;
 use super::termination::requested_grace;
 use super::view::View;
 use crate::model::clock::api_time;
+use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
 
-/// Ends the pod once its time is over, else notes when that will be. Returns whether it is over.
+/// Ends the pod once its time is over, else notes when that will be. Returns whether that has just come.
+///
+/// It comes also while the pod ends for another cause: as long as something of it runs it is active, so a deletion or a
+/// sidecar that takes long lets it fail (the kubelet's activeDeadlineHandler is asked at each of its status updates).
 pub(super) fn plan(view: &View<'_>, draft: &mut Draft) -> bool {
+    let memory = view.memory;
+    let has_ended = |phase: Option<&str>| phase.is_some_and(pod::is_terminal_phase);
+    if has_ended(memory.status.phase.as_deref()) || has_ended(pod::phase(view.pod)) {
+        return false;
+    }
+    // What ends a pod first stays its reason, and of a pod that is gone there is nobody to tell.
+    if memory.node_end.is_some() || memory.removed {
+        return false;
+    }
     let Some(at) = deadline(view) else { return false };
     if view.now < at {
         draft.wake(at);
@@ -93,6 +106,41 @@ mod tests {
         assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
         assert_eq!(status.message.as_deref(), Some("Pod was active on the node longer than the specified deadline"));
         assert!(!status.conditions.unwrap().iter().any(|c| c.type_ == "DisruptionTarget"));
+    }
+
+    #[test]
+    fn it_may_pass_while_the_pod_ends_already() {
+        let mut pod = limited();
+        pod.metadata.deletion_timestamp = Some(crate::model::clock::api_time(at(8)));
+        pod.metadata.deletion_grace_period_seconds = Some(60);
+        let mut memory = prepared(&pod);
+        let up = observation(vec![instance(&pod, "c", 0, running())]);
+        memory.status = plan_of(&pod, &up, &memory, at(8)).status.unwrap();
+        let ending = plan_of(&pod, &up, &memory, at(9));
+        assert_eq!(ending.wake_at, Some(at(10)));
+        assert!(matches!(ending.actions.as_slice(), [Action::KillContainer(_)]), "{:?}", ending.actions);
+
+        // Also if that is seen only when the last container has ended.
+        let mut down = observation(vec![instance(&pod, "c", 0, exited(0, 11))]);
+        down.sandboxes[0].ready = false;
+        let over = plan_of(&pod, &down, &memory, at(11));
+        assert_eq!(over.actions, [Action::EndByDeadline { grace: crate::model::SignedDuration::from_secs(60) }]);
+        assert_eq!(over.status.unwrap().phase.as_deref(), Some("Running"), "nothing final is told before it counts");
+        let grace = memory.termination.unwrap().grace;
+        memory.note_started(&over.actions[0], at(11));
+        assert_eq!(memory.termination.unwrap().grace, grace);
+        let status = plan_of(&pod, &down, &memory, at(11)).status.unwrap();
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("DeadlineExceeded")));
+    }
+
+    #[test]
+    fn a_pod_that_gives_way_says_so_however_long_it_takes() {
+        let pod = limited();
+        let mut memory = prepared(&pod);
+        memory.note_node_end(&NodeEnd::preempted(), &pod, at(8));
+        let up = observation(vec![instance(&pod, "c", 0, running())]);
+        let plan = plan_of(&pod, &up, &memory, at(12));
+        assert!(matches!(plan.actions.as_slice(), [Action::KillContainer(_)]), "{:?}", plan.actions);
     }
 
     #[test]

@@ -155,9 +155,9 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
     let view = View::new(input);
     let mut draft = Draft::default();
     match input.memory.termination {
+        // The action is remembered, and the plan is made again.
+        _ if deadline::plan(&view, &mut draft) => {}
         Some(termination) => termination::plan(&view, &termination, &mut draft),
-        // The action sets the termination, and the plan is made again.
-        None if deadline::plan(&view, &mut draft) => {}
         None => {
             running::plan(&view, &mut draft);
             if draft.completed {

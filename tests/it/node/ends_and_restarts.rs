@@ -14,6 +14,17 @@ async fn a_pod_ends_at_its_deadline() {
     let script = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
     let container = json!({"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script]});
     let pod = namespace.pod("p", json!({"activeDeadlineSeconds": 3, "containers": [container]})).await;
+    // Of this one the container ends well and in time, and its sidecar does not.
+    let slow = "trap 'sleep 10; exit 0' TERM; while true; do sleep 0.1; done";
+    let side = json!({"name": "side", "image": BUSYBOX, "command": ["sh", "-c", slow], "restartPolicy": "Always"});
+    let spec = json!({
+        "activeDeadlineSeconds": 6,
+        "terminationGracePeriodSeconds": 30,
+        "restartPolicy": "Never",
+        "initContainers": [side],
+        "containers": [{"name": "c", "image": BUSYBOX, "command": ["true"]}],
+    });
+    let late = namespace.pod("late", spec).await;
     namespace.wait_ready("p").await;
     let status = namespace.wait_phase("p", "Failed").await.status.unwrap();
     let message = "Pod was active on the node longer than the specified deadline";
@@ -23,7 +34,13 @@ async fn a_pod_ends_at_its_deadline() {
     assert!((3..10).contains(&lasted.as_secs()), "{lasted}");
     let event = namespace.wait_event("p", "DeadlineExceeded").await;
     assert_eq!((event.type_.as_deref(), event.message.as_deref()), (Some("Normal"), Some(message)));
-    namespace.clean_up(&[uid(&pod)]).await;
+
+    let status = namespace.wait_phase("late", "Failed").await.status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    let ended = status.container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.clone().unwrap();
+    assert_eq!(ended.exit_code, 0);
+    namespace.wait_event("late", "DeadlineExceeded").await;
+    namespace.clean_up(&[uid(&pod), uid(&late)]).await;
 }
 
 #[tokio::test]
