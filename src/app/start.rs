@@ -62,7 +62,7 @@ use crate::pod::mirror::{MirrorKeeper, NodeOwner};
 use crate::pod::plan;
 use crate::pod::source::Sources;
 use crate::pod::status_writer::StatusWriter;
-use crate::probe::{ProbeManager, ProbeManagerParts};
+use crate::probe::{ProbeFeatures, ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
 use crate::runtime::observer::{Observer, ObserverSettings};
@@ -189,7 +189,14 @@ pub(super) async fn start(
         Arc::new(Secrets(objects.clone())),
         Arc::new(events.clone()),
     );
-    let probes = ProbeManager::new(ProbeManagerParts { runtime: runtime.clone(), events: Arc::new(events.clone()) });
+    let probes = ProbeManager::new(ProbeManagerParts {
+        runtime: runtime.clone(),
+        events: Arc::new(events.clone()),
+        features: ProbeFeatures {
+            http2: settings.gates.enabled(Gate::H2CContainerProbe),
+            grpc_tls: settings.gates.enabled(Gate::GRPCContainerProbeTLS),
+        },
+    });
     let relist_age = {
         let observer = observer.clone();
         Arc::new(move || observer.since_last_relist())

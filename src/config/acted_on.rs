@@ -128,6 +128,8 @@ pub const ACTED_ON_GATES: &[Gate] = &[
     Gate::ContainerStopSignals,
     Gate::DefaultPodSysctls,
     Gate::EnvFiles,
+    Gate::GRPCContainerProbeTLS,
+    Gate::H2CContainerProbe,
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletInUserNamespace,
     Gate::MemoryQoS,

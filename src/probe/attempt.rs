@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::types::ProbeFeatures;
 use super::{exec, grpc, http, tcp};
 use crate::runtime::client::RuntimeClient;
 
@@ -50,6 +51,8 @@ pub(super) struct Target<'a> {
     pub id: &'a str,
     /// Where it is reached.
     pub ip: &'a str,
+    /// What of its probes counts.
+    pub features: ProbeFeatures,
 }
 
 /// Runs a probe once.
@@ -77,7 +80,10 @@ async fn ask(target: &Target<'_>, probe: &Probe, timeout: Duration) -> Attempt {
     }
     if let Some(action) = &probe.http_get {
         return match http::Request::of(action, container, ip) {
-            Ok(request) => http::probe(request, timeout).await,
+            Ok(mut request) => {
+                request.plain_http2 = target.features.http2 && action.protocol.as_deref() == Some("HTTP2");
+                http::probe(request, timeout).await
+            }
             Err(message) => Attempt::unknown(message),
         };
     }
@@ -89,7 +95,10 @@ async fn ask(target: &Target<'_>, probe: &Probe, timeout: Duration) -> Attempt {
         };
     }
     if let Some(action) = &probe.grpc {
-        return grpc::probe(ip, action.port, action.service.as_deref().unwrap_or_default(), timeout).await;
+        let tls = target.features.grpc_tls && action.mode.as_deref() == Some("TLS");
+        let service =
+            grpc::Service { host: ip, port: action.port, name: action.service.as_deref().unwrap_or_default(), tls };
+        return grpc::probe(&service, timeout).await;
     }
     Attempt::unknown(format!("missing probe handler for {}:{}", target.pod, container.name))
 }

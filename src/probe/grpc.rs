@@ -1,8 +1,15 @@
-//! Probes by the gRPC health protocol (`grpc.health.v1.Health/Check`), in plain text.
+//! Probes by the gRPC health protocol (`grpc.health.v1.Health/Check`), in plain text or over TLS with certificates unverified.
 
+use std::io;
 use std::time::Duration;
 
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -11,6 +18,7 @@ use tonic_prost::ProstCodec;
 use super::attempt::Attempt;
 use super::http::USER_AGENT;
 use super::tcp::authority;
+use super::tls::{HTTP2, Offer, lenient_tls};
 use crate::model::go_duration::GoDuration;
 
 /// Pause between attempts to connect within a probe's timeout.
@@ -53,15 +61,27 @@ impl ServingStatus {
     }
 }
 
-/// Asks the server at that port for the health of a service; an empty name asks for the server's own.
-pub(super) async fn probe(host: &str, port: i32, service: &str, timeout: Duration) -> Attempt {
-    let address = match u16::try_from(port) {
-        Ok(port) => authority(host, port),
-        Err(_) => return Attempt::unknown(format!("invalid port number: {port}")),
+/// Whose health is asked for.
+pub(super) struct Service<'a> {
+    /// The server's host.
+    pub host: &'a str,
+    /// Its port.
+    pub port: i32,
+    /// The service's name; empty for the server's own health.
+    pub name: &'a str,
+    /// Whether by TLS.
+    pub tls: bool,
+}
+
+/// Asks a server for the health of a service.
+pub(super) async fn probe(service: &Service<'_>, timeout: Duration) -> Attempt {
+    let address = match u16::try_from(service.port) {
+        Ok(port) => authority(service.host, port),
+        Err(_) => return Attempt::unknown(format!("invalid port number: {}", service.port)),
     };
     let shown = GoDuration::from(timeout);
     let deadline = tokio::time::Instant::now() + timeout;
-    let channel = match tokio::time::timeout_at(deadline, connect(&address)).await {
+    let channel = match tokio::time::timeout_at(deadline, connect(service, &address)).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
             return Attempt::Failure(format!("error: failed to connect service at {address:?}: {error}"));
@@ -72,7 +92,7 @@ pub(super) async fn probe(host: &str, port: i32, service: &str, timeout: Duratio
         }
     };
     let late = || Attempt::Failure(format!("timeout: health rpc did not complete within {shown}"));
-    match tokio::time::timeout_at(deadline, check(channel, service)).await {
+    match tokio::time::timeout_at(deadline, check(channel, service.name)).await {
         Err(_) => late(),
         Ok(Ok(ServingStatus::Serving)) => Attempt::Success,
         Ok(Ok(status)) => Attempt::Failure(format!("service unhealthy (responded with {:?})", status.wire_name())),
@@ -92,13 +112,31 @@ pub(super) async fn probe(host: &str, port: i32, service: &str, timeout: Duratio
 }
 
 /// Connects, again and again until the caller's patience ends: a server that just comes up is no failure.
-async fn connect(address: &str) -> Result<Channel, tonic::transport::Error> {
+async fn connect(service: &Service<'_>, address: &str) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.user_agent(USER_AGENT)?;
+    let origin = Uri::try_from(format!("https://{address}")).unwrap_or_default();
     loop {
-        if let Ok(channel) = endpoint.connect().await {
+        let connected = if service.tls {
+            let (host, address) = (service.host.to_owned(), address.to_owned());
+            let connect = tower::service_fn(move |_: Uri| connect_tls(host.clone(), address.clone()));
+            endpoint.clone().origin(origin.clone()).connect_with_connector(connect).await
+        } else {
+            endpoint.connect().await
+        };
+        if let Ok(channel) = connected {
             return Ok(channel);
         }
         tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+async fn connect_tls(host: String, address: String) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let stream = TcpStream::connect(address).await?;
+    let stream = TlsConnector::from(lenient_tls(Offer::Http2)).connect(name, stream).await?;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(HTTP2) => Ok(TokioIo::new(stream)),
+        _ => Err(io::Error::other("the server does not offer HTTP/2")),
     }
 }
 
@@ -127,6 +165,7 @@ mod tests {
     use hyper::service::service_fn;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use rstest::rstest;
+    use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
     use tonic::Response;
@@ -143,25 +182,36 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         tasks.spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            let health = service_fn(move |request: http::Request<Incoming>| {
-                let answer = answer.clone();
-                let check = tower::service_fn(move |request: Request<HealthCheckRequest>| {
-                    let answer = answer.clone();
-                    async move {
-                        if request.get_ref().service == "slow" {
-                            std::future::pending::<()>().await;
-                        }
-                        Ok::<_, Status>(Response::new(HealthCheckResponse { status: answer? as i32 }))
-                    }
-                });
-                async move {
-                    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-                    Ok::<_, Infallible>(tonic::server::Grpc::new(HealthCodec::default()).unary(check, request).await)
-                }
-            });
-            let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), health).await;
+            answer_on(stream, answer).await;
         });
         i32::from(port)
+    }
+
+    async fn answer_on<S>(stream: S, answer: Result<ServingStatus, Status>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let health = service_fn(move |request: http::Request<Incoming>| {
+            let answer = answer.clone();
+            let check = tower::service_fn(move |request: Request<HealthCheckRequest>| {
+                let answer = answer.clone();
+                async move {
+                    if request.get_ref().service == "slow" {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Status>(Response::new(HealthCheckResponse { status: answer? as i32 }))
+                }
+            });
+            async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                Ok::<_, Infallible>(tonic::server::Grpc::new(HealthCodec::default()).unary(check, request).await)
+            }
+        });
+        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), health).await;
+    }
+
+    fn service(port: i32, name: &str) -> Service<'_> {
+        Service { host: "127.0.0.1", port, name, tls: false }
     }
 
     #[rstest]
@@ -181,7 +231,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         let port = serve(&mut tasks, answer).await;
         let expected = expected.map_or(Attempt::Success, |text| Attempt::Failure(text.to_owned()));
-        assert_eq!(probe("127.0.0.1", port, "", TIMEOUT).await, expected);
+        assert_eq!(probe(&service(port, ""), TIMEOUT).await, expected);
     }
 
     #[tokio::test]
@@ -190,10 +240,26 @@ mod tests {
         let port = serve(&mut tasks, Ok(ServingStatus::Serving)).await;
         let short = Duration::from_millis(200);
         let late = "timeout: health rpc did not complete within 200ms";
-        assert_eq!(probe("127.0.0.1", port, "slow", short).await, Attempt::Failure(late.to_owned()));
+        assert_eq!(probe(&service(port, "slow"), short).await, Attempt::Failure(late.to_owned()));
         tasks.shutdown().await;
         let away =
             format!("timeout: failed to connect service \"127.0.0.1:{port}\" within 200ms: context deadline exceeded");
-        assert_eq!(probe("127.0.0.1", port, "", short).await, Attempt::Failure(away));
+        assert_eq!(probe(&service(port, ""), short).await, Attempt::Failure(away));
+    }
+
+    #[tokio::test]
+    async fn tls_is_spoken_with_whoever_offers_http2() {
+        for (offered, expected) in [(&[HTTP2] as &[&[u8]], true), (&[], false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = i32::from(listener.local_addr().unwrap().port());
+            let acceptor = crate::probe::tls::tests::acceptor(offered);
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                answer_on(acceptor.accept(stream).await.unwrap(), Ok(ServingStatus::Serving)).await;
+            });
+            let answer = probe(&Service { tls: true, ..service(port, "") }, Duration::from_millis(500)).await;
+            assert_eq!(answer == Attempt::Success, expected, "{answer:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use tracing::{debug, error};
 use super::attempt::{self, Attempt, Target};
 use super::counters::{ProbeCounts, ProbeSample};
 use super::schedule::{Answer, Begin, Schedule, Timing};
-use super::types::{ProbeEvents, ProbeKind, ProbedContainer};
+use super::types::{ProbeEvents, ProbeFeatures, ProbeKind, ProbedContainer};
 use crate::model::clock;
 use crate::model::pod::{self, ContainerKind, PodKey};
 use crate::model::probe_results::{ContainerProbeResults, ProbeResults, ProbeVerdict};
@@ -33,6 +33,8 @@ pub struct ProbeManagerParts {
     pub runtime: RuntimeClient,
     /// Where warnings go.
     pub events: Arc<dyn ProbeEvents>,
+    /// What of the probes counts.
+    pub features: ProbeFeatures,
 }
 
 /// A cheap handle on the probes of all pods.
@@ -256,6 +258,7 @@ impl Shared {
             }
             let run = Run {
                 runtime: self.parts.runtime.clone(),
+                features: self.parts.features,
                 permits: self.permits(&entry.pod, &known.probed.name, due.probe.kind),
                 key: entry.key.clone(),
                 pod: entry.pod.clone(),
@@ -402,6 +405,7 @@ impl PopIfDue for BinaryHeap<Reverse<Due>> {
 /// One run of a probe: all that its task needs.
 struct Run {
     runtime: RuntimeClient,
+    features: ProbeFeatures,
     permits: Arc<Semaphore>,
     key: PodKey,
     pod: Arc<Pod>,
@@ -427,7 +431,8 @@ impl Run {
             return Attempt::unknown(format!("missing probe handler for {}:{}", self.key, self.container));
         };
         let id = &self.probe.container;
-        let target = Target { runtime: &self.runtime, pod: self.key.to_string(), container, id, ip: &self.ip };
+        let (runtime, ip, features) = (&self.runtime, self.ip.as_str(), self.features);
+        let target = Target { runtime, pod: self.key.to_string(), container, id, ip, features };
         attempt::run(&target, probe, self.timeout).await
     }
 }

@@ -29,5 +29,5 @@ mod types;
 pub use counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
 pub use exposition::expose;
 pub use manager::{PodProbes, ProbeManager, ProbeManagerParts};
-pub use tls::lenient_tls;
-pub use types::{ProbeEvents, ProbeKind, ProbedContainer, WhichProbes};
+pub use tls::{Offer, lenient_tls};
+pub use types::{ProbeEvents, ProbeFeatures, ProbeKind, ProbedContainer, WhichProbes};

@@ -46,13 +46,37 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// The one TLS configuration for requests to containers: certificates are not verified, no session is kept.
-pub fn lenient_tls() -> Arc<ClientConfig> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    CONFIG.get_or_init(make).clone()
+/// The protocols that a client offers to a server over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// None: the server takes it for HTTP/1.1.
+    Nothing,
+    /// HTTP/2, or else HTTP/1.1.
+    AnyHttp,
+    /// HTTP/2 alone.
+    Http2,
 }
 
-fn make() -> Arc<ClientConfig> {
+impl Offer {
+    fn protocols(self) -> &'static [&'static [u8]] {
+        match self {
+            Offer::Nothing => &[],
+            Offer::AnyHttp => &[HTTP2, b"http/1.1"],
+            Offer::Http2 => &[HTTP2],
+        }
+    }
+}
+
+/// The name of HTTP/2 in a handshake.
+pub(super) const HTTP2: &[u8] = b"h2";
+
+/// The TLS configuration for requests to containers: certificates are not verified, no session is kept.
+pub fn lenient_tls(offer: Offer) -> Arc<ClientConfig> {
+    static CONFIGS: [OnceLock<Arc<ClientConfig>>; 3] = [const { OnceLock::new() }; 3];
+    CONFIGS[offer as usize].get_or_init(|| make(offer)).clone()
+}
+
+fn make(offer: Offer) -> Arc<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyServer(provider.clone()));
     // The default versions are always those of the provider that was just made.
@@ -62,5 +86,26 @@ fn make() -> Arc<ClientConfig> {
         Err(_) => ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth(),
     };
     config.resumption = rustls::client::Resumption::disabled();
+    config.alpn_protocols = offer.protocols().iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A server that nobody vouches for, which knows these protocols.
+    pub(in crate::probe) fn acceptor(protocols: &[&[u8]]) -> TlsAcceptor {
+        let key = rcgen::generate_simple_self_signed(vec!["nobody.invalid".to_owned()]).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let mut config = builder.with_single_cert(vec![key.cert.der().clone()], private).unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
 }

@@ -61,6 +61,15 @@ impl WhichProbes {
     }
 }
 
+/// Which of the probes' newer fields count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeFeatures {
+    /// `httpGet.protocol`: HTTP/2 in plain text (gate H2CContainerProbe).
+    pub http2: bool,
+    /// `grpc.mode`: gRPC over TLS (gate GRPCContainerProbeTLS).
+    pub grpc_tls: bool,
+}
+
 /// A running container that is to be probed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbedContainer {

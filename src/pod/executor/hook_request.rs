@@ -80,7 +80,7 @@ async fn try_send(call: &HttpCall, headers: HeaderMap, tls: bool) -> Result<(), 
     if !tls {
         return exchange(call, headers, stream).await;
     }
-    let config = crate::probe::lenient_tls();
+    let config = crate::probe::lenient_tls(crate::probe::Offer::Nothing);
     let name = rustls::pki_types::ServerName::try_from(call.host.clone()).map_err(|error| failed(&error))?;
     let connector = TlsConnector::from(Arc::clone(&config));
     match connector.connect(name, stream).await {

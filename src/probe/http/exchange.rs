@@ -14,10 +14,11 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::http2;
 use super::request::{Request, Url};
 use crate::probe::attempt::MAX_OUTPUT;
 use crate::probe::tcp::{authority, connect, system_error};
-use crate::probe::tls::lenient_tls;
+use crate::probe::tls::{HTTP2, Offer, lenient_tls};
 
 /// Largest head of an answer, bytes; also all that a connection may buffer.
 const MAX_HEAD: usize = 64 * 1024;
@@ -61,48 +62,104 @@ impl Response {
     }
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    fn http2_if(is_http2: bool) -> Self {
+        if is_http2 { Protocol::Http2 } else { Protocol::Http1 }
+    }
+}
+
+/// What requests are sent by.
+enum Sender {
+    Http1(hyper::client::conn::http1::SendRequest<Empty<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Sender {
+    async fn send(&mut self, message: http::Request<Empty<Bytes>>) -> hyper::Result<http::Response<Incoming>> {
+        match self {
+            Sender::Http1(sender) => sender.send_request(message).await,
+            Sender::Http2(sender) => sender.send_request(message).await,
+        }
+    }
+}
+
 /// Sends the request to that URL; the answer once its head has come.
 pub(super) async fn exchange(request: &Request, url: &Url) -> Result<Response, Failed> {
     let stream = connect(&url.host, url.port).await.map_err(Failed)?;
     let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
     let addresses = Addresses(ends);
     if !url.https {
-        return send(request, url, stream, addresses).await;
+        return send(request, url, Protocol::http2_if(request.plain_http2), stream, addresses).await;
     }
     let name = ServerName::try_from(url.host.clone()).map_err(|error| Failed(error.to_string()))?;
-    match TlsConnector::from(lenient_tls()).connect(name, stream).await {
-        Ok(stream) => send(request, url, stream, addresses).await,
+    match TlsConnector::from(lenient_tls(Offer::AnyHttp)).connect(name, stream).await {
+        Ok(stream) => {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+            send(request, url, Protocol::http2_if(is_http2), stream, addresses).await
+        }
         Err(error) => Err(Failed(describe_handshake(&error, addresses))),
     }
 }
 
-async fn send<S>(request: &Request, url: &Url, stream: S, addresses: Addresses) -> Result<Response, Failed>
+async fn send<S>(
+    request: &Request,
+    url: &Url,
+    protocol: Protocol,
+    stream: S,
+    addresses: Addresses,
+) -> Result<Response, Failed>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let fail = |error: hyper::Error| Failed(describe(&error, addresses, "EOF"));
-    // Header names in the case that Go writes them: there are servers that mind.
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.title_case_headers(true).max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(fail)?;
-    let connection: BoxFuture<'static, ()> = Box::pin(connection.map(drop));
-    let message = message(request, url)?;
-    let (answer, connection) = beside(connection, sender.send_request(message)).await;
+    let (mut sender, connection) = match protocol {
+        Protocol::Http1 => {
+            // Header names in the case that Go writes them: there are servers that mind.
+            let mut builder = hyper::client::conn::http1::Builder::new();
+            builder.title_case_headers(true).max_buf_size(MAX_HEAD);
+            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(fail)?;
+            (Sender::Http1(sender), connection.map(drop).boxed())
+        }
+        Protocol::Http2 => {
+            let (sender, connection) = http2::handshake(stream).await.map_err(fail)?;
+            (Sender::Http2(sender), connection)
+        }
+    };
+    let message = message(request, url, protocol)?;
+    let (answer, connection) = beside(connection, sender.send(message)).await;
     let (head, incoming) = answer.map_err(fail)?.into_parts();
     let location = head.headers.get(header::LOCATION);
     let location = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     Ok(Response { status: head.status, location, incoming, connection, addresses })
 }
 
-fn message(request: &Request, url: &Url) -> Result<http::Request<Empty<Bytes>>, Failed> {
+fn message(request: &Request, url: &Url, protocol: Protocol) -> Result<http::Request<Empty<Bytes>>, Failed> {
     let unusable = |error: http::Error| Failed(error.to_string());
-    let mut message = http::Request::get(&url.target).body(Empty::new()).map_err(unusable)?;
-    *message.headers_mut() = request.headers.clone();
     let host = match &request.host {
         Some(host) => host.clone(),
         None => HeaderValue::try_from(authority(&url.host, url.port)).map_err(|error| unusable(error.into()))?,
     };
-    message.headers_mut().insert(header::HOST, host);
+    let mut headers = request.headers.clone();
+    let uri = match protocol {
+        Protocol::Http1 => {
+            headers.insert(header::HOST, host);
+            http::Uri::try_from(&url.target).map_err(|error| unusable(error.into()))?
+        }
+        Protocol::Http2 => {
+            headers.remove(header::CONNECTION);
+            let uri = http::Uri::builder().scheme(if url.https { "https" } else { "http" }).authority(host.as_bytes());
+            uri.path_and_query(&url.target).build().map_err(unusable)?
+        }
+    };
+    let mut message = http::Request::get(uri).body(Empty::new()).map_err(unusable)?;
+    *message.headers_mut() = headers;
     Ok(message)
 }
 

@@ -1,8 +1,10 @@
 //! Probes by an HTTP request: any status from 200 to 399 is a success.
 //!
-//! Every request has a connection of its own, without a proxy and with certificates unverified. HTTP/1.1 only, also over TLS.
+//! Every request has a connection of its own, without a proxy and with certificates unverified. Over TLS the server chooses
+//! between HTTP/2 and HTTP/1.1; in plain text it is HTTP/1.1 unless the probe asks for the other.
 
 mod exchange;
+mod http2;
 mod request;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ pub(in crate::probe) struct Request {
     pub headers: HeaderMap,
     /// The Host header that the probe gives.
     pub host: Option<HeaderValue>,
+    /// In plain text HTTP/2 is spoken, without asking whether the server knows it.
+    pub plain_http2: bool,
 }
 
 /// Where a request goes.
@@ -75,7 +77,8 @@ impl Request {
         default_unless_empty(&mut headers, USER_AGENT_HEADER, USER_AGENT);
         default_unless_empty(&mut headers, ACCEPT, "*/*");
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        Ok(Request { url: Url { https, host, port, target }, headers, host: host_header })
+        let url = Url { https, host, port, target };
+        Ok(Request { url, headers, host: host_header, plain_http2: false })
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::probe::tls::tests::acceptor;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -234,12 +235,7 @@ async fn a_long_body_is_cut() {
 
 #[tokio::test]
 async fn certificates_are_not_verified() {
-    let key = rcgen::generate_simple_self_signed(vec!["nobody.invalid".to_owned()]).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
-    let config = builder.with_no_client_auth().with_single_cert(vec![key.cert.der().clone()], private).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let acceptor = acceptor(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut tasks = JoinSet::new();
@@ -249,6 +245,58 @@ async fn certificates_are_not_verified() {
     });
     let https = HTTPGetAction { scheme: Some("HTTPS".into()), ..action(port, "/") };
     assert_eq!(ask(&https).await, Attempt::Success);
+}
+
+/// Answers one connection by HTTP/2; what was asked: the URI, the user agent, and whether the connection was to be closed.
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, body: String) -> Vec<String> {
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let answer = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let agent = request.headers().get("user-agent").unwrap().to_str().unwrap().to_owned();
+        let closes = request.headers().contains_key("connection");
+        seen.lock().unwrap().push(format!("{} {agent} {closes}", request.uri()));
+        let status = if body.len() > 10 { 300 } else { 200 };
+        let body = http_body_util::Full::new(bytes::Bytes::from(body.clone()));
+        let answer = http::Response::builder().status(status).body(body);
+        std::future::ready(answer)
+    });
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let server = hyper::server::conn::http2::Builder::new(executor);
+    let _ = server.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
+    asked.lock().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_server_that_chooses_http2_is_asked_by_it() {
+    let acceptor = acceptor(&[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        serve_http2(acceptor.accept(stream).await.unwrap(), "well".to_owned()).await
+    });
+    let host = Some(vec![header("Host", "example.org")]);
+    let https = HTTPGetAction { scheme: Some("HTTPS".into()), http_headers: host, ..action(port, "/a?b=c") };
+    assert_eq!(ask(&https).await, Attempt::Success);
+    let asked = tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(asked, ["https://example.org/a?b=c kube-probe/1.37 false"]);
+}
+
+#[tokio::test]
+async fn http2_in_plain_text_is_spoken_where_the_probe_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut tasks = JoinSet::new();
+    let body = "x".repeat(100_000);
+    tasks.spawn(async move { serve_http2(listener.accept().await.unwrap().0, body).await });
+    let mut request = Request::of(&action(port, "/"), &Container::default(), "127.0.0.1").unwrap();
+    request.plain_http2 = true;
+    // The whole body must come, which needs the connection driven to its end.
+    let Attempt::Warning(text) = probe(request, TIMEOUT).await else { panic!("no warning") };
+    assert_eq!(text.len(), "Probe terminated redirects, Response body: ".len() + 10 * 1024);
+    let asked = tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(asked, [format!("http://127.0.0.1:{port}/ kube-probe/1.37 false")]);
 }
 
 #[tokio::test]

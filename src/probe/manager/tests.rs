@@ -29,7 +29,8 @@ impl World {
     fn new() -> Self {
         let runtime = RuntimeClient::new(&ClientSettings::for_endpoint("unix:///nowhere/runtime.sock")).unwrap();
         let told = Arc::new(Told::default());
-        let manager = ProbeManager::new(ProbeManagerParts { runtime, events: told.clone() });
+        let manager =
+            ProbeManager::new(ProbeManagerParts { runtime, events: told.clone(), features: ProbeFeatures::default() });
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(manager.clone().run(cancel.clone()));

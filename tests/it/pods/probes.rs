@@ -8,7 +8,9 @@ use std::time::Duration;
 use ferrolet::model::clock;
 use ferrolet::model::pod::{ContainerKind, PodKey};
 use ferrolet::model::probe_results::ProbeVerdict;
-use ferrolet::probe::{PodProbes, ProbeEvents, ProbeManager, ProbeManagerParts, ProbedContainer, WhichProbes};
+use ferrolet::probe::{
+    PodProbes, ProbeEvents, ProbeFeatures, ProbeManager, ProbeManagerParts, ProbedContainer, WhichProbes,
+};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,7 +53,11 @@ impl Probing {
         runtime.add_image("busybox:1");
         let (_, container) = sample::run_pod(&runtime.client(), "u", "app").await.unwrap();
         let client = runtime.client_with_timeout(RUNTIME_TIME);
-        let manager = ProbeManager::new(ProbeManagerParts { runtime: client, events: Arc::new(NoEvents) });
+        let manager = ProbeManager::new(ProbeManagerParts {
+            runtime: client,
+            events: Arc::new(NoEvents),
+            features: ProbeFeatures::default(),
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(manager.clone().run(CancellationToken::new()));
         Probing { runtime, manager, container, pods: Vec::new(), tasks }

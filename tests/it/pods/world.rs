@@ -22,7 +22,7 @@ use ferrolet::pod::plan::{BackoffPolicy, NodeFacts};
 use ferrolet::pod::source::file::FileSource;
 use ferrolet::pod::source::{Source, Sources};
 use ferrolet::pod::status_writer::StatusWriter;
-use ferrolet::probe::{ProbeEvents, ProbeManager, ProbeManagerParts};
+use ferrolet::probe::{ProbeEvents, ProbeFeatures, ProbeManager, ProbeManagerParts};
 use ferrolet::runtime::translate::NodeSettings;
 use ferrolet::runtime::{Observer, ObserverSettings};
 use ferrolet::sys::mount::RecordingMounts;
@@ -228,6 +228,7 @@ impl World {
         let probes = ProbeManager::new(ProbeManagerParts {
             runtime: runtime.clone(),
             events: Arc::new(Events(self.events.clone())),
+            features: ProbeFeatures::default(),
         });
         let executor = Arc::new(Executor::new(ExecutorParts {
             runtime,
