@@ -43,7 +43,13 @@ macro_rules! families {
     };
 }
 
+/// Of the stages of a pod's start: from hundredths of a second to minutes.
+const STAGE_BUCKETS: &[f64] =
+    &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
 families! {
+    /// How far a pod's start was after how long. The peer has no such family.
+    POD_START_STAGE: Histogram("ferrolet_pod_start_stage_seconds", "Seconds from the first sight of a pod until its start had reached a stage: volumes (mounted), images (present), sandbox (made), started (its containers), ready. The stage scheduled counts from the binding to the first sight.", &["stage"], STAGE_BUCKETS);
     /// Pods that may run, by whether they are static.
     ACTIVE_PODS: Gauge("kubelet_active_pods", "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static is true if the pod is not from the apiserver.", &["static"]);
     /// Pods that were refused.
@@ -74,6 +80,8 @@ families! {
     HTTP_REQUESTS: Counter("kubelet_http_requests_total", "[ALPHA] Number of the http requests received since the server started", &["long_running", "method", "path", "server_type"]);
     /// Time of image pulls by the images' size.
     IMAGE_PULL_DURATION: Histogram("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.", &["image_size_in_bytes"], IMAGE_PULL_BUCKETS);
+    /// Ephemeral containers of the node's pods.
+    MANAGED_EPHEMERAL_CONTAINERS: Gauge("kubelet_managed_ephemeral_containers", "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.", &[]);
     /// Where containers' figures come from.
     METRICS_PROVIDER: Gauge("kubelet_metrics_provider", "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'", &["provider"]);
     /// Static pods, each with a mirror.
@@ -90,6 +98,8 @@ families! {
     NODE_STARTUP_PRE_REGISTRATION: Gauge("kubelet_node_startup_pre_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup before registration.", &[]);
     /// Of that, from the first attempt to register until it succeeded.
     NODE_STARTUP_REGISTRATION: Gauge("kubelet_node_startup_registration_duration_seconds", "[ALPHA] Duration in seconds of node startup during registration.", &[]);
+    /// Pods that the runtime held and no source knew.
+    ORPHANED_RUNTIME_PODS: Counter("kubelet_orphaned_runtime_pods_total", "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.", &[]);
     /// When the runtime was last listed.
     PLEG_LAST_SEEN: Gauge("kubelet_pleg_last_seen_seconds", "[ALPHA] Timestamp in seconds when PLEG was last seen active.", &[]);
     /// Time to list the runtime's pods.
@@ -110,6 +120,8 @@ families! {
     POD_WORKER_START_DURATION: Histogram("kubelet_pod_worker_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.", &[], DEFAULT_BUCKETS);
     /// Pods that had to give way.
     PREEMPTIONS: Counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
+    /// Pods that came again with the UID of one that had not ended yet.
+    RESTARTED_PODS: Counter("kubelet_restarted_pods_total", "[ALPHA] Number of pods that have been restarted because they were deleted and recreated with the same UID while the kubelet was watching them (common for static pods, extremely uncommon for API pods)", &["static"]);
     /// Time to make sandboxes.
     RUN_PODSANDBOX_DURATION: Histogram("kubelet_run_podsandbox_duration_seconds", "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.", &["runtime_handler"], DEFAULT_BUCKETS);
     /// Sandboxes that could not be made.
@@ -134,6 +146,12 @@ families! {
     STARTED_PODS_ERRORS: Counter("kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods", &[]);
     /// Sandboxes that were made.
     STARTED_PODS: Counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started", &[]);
+    /// Sandboxes with a user namespace of their own that could not be made.
+    STARTED_USER_NAMESPACED_PODS_ERRORS: Counter("kubelet_started_user_namespaced_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.", &[]);
+    /// Sandboxes with a user namespace of their own.
+    STARTED_USER_NAMESPACED_PODS: Counter("kubelet_started_user_namespaced_pods_total", "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.", &[]);
+    /// Ends of containers.
+    TERMINATED_CONTAINERS: Counter("kubelet_terminated_containers_total", "[ALPHA] Cumulative number of container terminations.", &["container_type", "exit_code", "reason"]);
     /// Room in a claim's volume.
     VOLUME_AVAILABLE: Gauge("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", &["namespace", "persistentvolumeclaim"]);
     /// Size of a claim's volume.

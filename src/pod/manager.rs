@@ -34,6 +34,7 @@ use super::worker::{Worker, WorkerHandle, WorkerInput, WorkerParts};
 use crate::cgroup::{CgroupError, CgroupManager};
 use crate::kube::objects::{ObjectCache, ObjectChange};
 use crate::kube::pods::PodEvent;
+use crate::metrics::kubelet as metrics;
 use crate::model::observation::PodObservation;
 use crate::model::pod::{self, CONFIG_SOURCE_ANNOTATION, PodKey, PodUid};
 use crate::probe::ProbeManager;
@@ -486,6 +487,7 @@ impl PodManager {
             self.ended.insert(name_of(&entry.key));
         }
         if let Some((source, pod)) = entry.successor {
+            metrics::RESTARTED_PODS.increment(&[if entry.is_static { "true" } else { "" }]);
             self.receive(pod, (source, Origin::Known), cancel);
         }
         if entry.is_static || !self.waiting.is_empty() {
@@ -567,6 +569,10 @@ impl PodManager {
             }
             let FoundPod { key, source } = found;
             info!(pod = %key, "ending what is left of a pod that is not known");
+            // Only the runtime tells names.
+            if !key.name.is_empty() {
+                metrics::ORPHANED_RUNTIME_PODS.increment(&[]);
+            }
             let text = |text: String| (!text.is_empty()).then_some(text);
             let source = source.map(|source| (CONFIG_SOURCE_ANNOTATION.to_owned(), source.name().to_owned()));
             let metadata = ObjectMeta {

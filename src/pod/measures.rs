@@ -5,9 +5,9 @@
 
 use std::sync::Once;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use super::plan::Action;
+use super::plan::{Action, PodPhases};
 use crate::metrics::kubelet as metrics;
 use crate::model::Timestamp;
 use crate::model::pod;
@@ -91,8 +91,18 @@ impl Measures {
         }
     }
 
-    /// A status is published.
-    pub(super) fn published(&mut self, status: &PodStatus, now: Timestamp) {
+    /// The pod is Ready for the first time: its start tells where it took its time.
+    pub(super) fn ready(phases: &PodPhases) {
+        for (stage, time) in phases.stages() {
+            metrics::POD_START_STAGE.observe(&[stage], time.as_secs_f64().abs());
+        }
+    }
+
+    /// A status is published after another one.
+    pub(super) fn published(&mut self, before: &PodStatus, status: &PodStatus, now: Timestamp) {
+        count_ends("init_container", &before.init_container_statuses, &status.init_container_statuses);
+        count_ends("container", &before.container_statuses, &status.container_statuses);
+        count_ends("ephemeral_container", &before.ephemeral_container_statuses, &status.ephemeral_container_statuses);
         if self.is_new && !self.start_is_told && status.phase.as_deref() == Some("Running") {
             self.start_is_told = true;
             metrics::POD_START_DURATION.observe(&[], seconds(self.seen_at, now));
@@ -117,6 +127,19 @@ impl Measures {
         let is_host = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
         if !is_host {
             FIRST_NETWORK_POD.call_once(|| metrics::FIRST_NETWORK_POD_START.set(&[], own));
+        }
+    }
+}
+
+/// Counts the containers that have ended since.
+fn count_ends(kind: &str, before: &Option<Vec<ContainerStatus>>, after: &Option<Vec<ContainerStatus>>) {
+    let end = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    for status in after.iter().flatten() {
+        let Some(ended) = end(status) else { continue };
+        let known = before.iter().flatten().find(|known| known.name == status.name);
+        if known.and_then(end).is_none() {
+            let reason = ended.reason.unwrap_or_default();
+            metrics::TERMINATED_CONTAINERS.increment(&[kind, &ended.exit_code.to_string(), &reason]);
         }
     }
 }
@@ -234,7 +257,7 @@ mod tests {
         let status = PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() };
         measures.seen(&running, at(4));
         assert!(!measures.start_is_seen, "an earlier run's");
-        measures.published(&status, at(4));
+        measures.published(&PodStatus::default(), &status, at(4));
         measures.seen(&pod(&waiting, &light), at(4));
         assert!(!measures.start_is_seen);
         measures.seen(&running, at(5));
@@ -244,7 +267,7 @@ mod tests {
         old.status.get_or_insert_default().start_time =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0) - SignedDuration::from_hours(1)));
         let mut measures = Measures::new(&old, at(0));
-        measures.published(&status, at(1));
+        measures.published(&PodStatus::default(), &status, at(1));
         measures.seen(&running, at(2));
         assert!(!measures.start_is_told && !measures.start_is_seen);
     }
@@ -255,5 +278,21 @@ mod tests {
         assert!(!is_stateful(&pod(&running, &json!({"name": "v", "secret": {"secretName": "s"}}))));
         assert!(is_stateful(&pod(&running, &json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}))));
         assert!(is_stateful(&pod(&running, &json!({"name": "v", "hostPath": {"path": "/"}}))));
+    }
+    #[test]
+    fn the_end_of_a_container_counts_once() {
+        let ended = json!({"terminated": {"exitCode": 3, "reason": "OnlyInThisTest"}});
+        let status = |state: serde_json::Value| pod(&state, &json!({"name": "v"})).status.unwrap();
+        let mut measures = Measures::new(&Pod::default(), at(0));
+        let running = status(json!({"running": {}}));
+        measures.published(&PodStatus::default(), &running, at(1));
+        measures.published(&running, &status(ended.clone()), at(2));
+        measures.published(&status(ended.clone()), &status(ended.clone()), at(3));
+        // Again, by the next instance.
+        measures.published(&status(json!({"waiting": {}})), &status(ended), at(4));
+        let mut text = crate::metrics::Exposition::default();
+        metrics::write_all(&mut text);
+        let told = "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"3\",reason=\"OnlyInThisTest\"} 2";
+        assert!(text.finish().contains(told));
     }
 }

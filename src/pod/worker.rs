@@ -300,8 +300,9 @@ impl Worker {
             return;
         }
         let now = clock::now();
-        self.measures.published(status, now);
+        self.measures.published(&self.memory.status, status, now);
         if self.memory.note_status(status, now) {
+            Measures::ready(&self.memory.phases);
             info!(pod = %self.key, phases = %self.memory.phases, "the pod is ready");
         }
         let published = Arc::new(status.clone());

@@ -29,6 +29,9 @@ pub(super) fn set_constants(node_name: &str, cgroup_version: u8, architecture: &
 pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
     let running = runtime.iter().filter(|pod| pod.sandboxes.iter().any(|s| s.ready)).count();
     metrics::RUNNING_PODS.set(&[], count(running));
+    let specs = known.iter().filter_map(|pod| pod.spec.as_ref());
+    let ephemeral = specs.map(|spec| spec.ephemeral_containers.as_ref().map_or(0, Vec::len)).sum();
+    metrics::MANAGED_EPHEMERAL_CONTAINERS.set(&[], count(ephemeral));
     metrics::RUNNING_CONTAINERS.clear();
     for (state, label) in [
         (ListedState::Created, "created"),

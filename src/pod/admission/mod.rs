@@ -36,9 +36,35 @@ pub struct Rejection {
     pub message: String,
 }
 
+/// The reasons that are counted by their own name, as with the kubelet.
+const COUNTED_REASONS: &[&str] = &[
+    "AppArmor",
+    "Evicted",
+    "InvalidNodeInfo",
+    "NodeShutdown",
+    "OutOfcpu",
+    "OutOfephemeral-storage",
+    "OutOfmemory",
+    "OutOfpods",
+    "PodFeatureUnsupported",
+    "PodLevelResourcesNotSupported",
+    "PodOSNotSupported",
+    "PodOSSelectorNodeLabelDoesNotMatch",
+    "SupplementalGroupsPolicyNotSupported",
+    "SysctlForbidden",
+    "UnexpectedAdmissionError",
+];
+
 impl Rejection {
     fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Rejection { reason: reason.into(), message: message.into() }
+    }
+
+    /// The name under which it is counted: pods can make up resources, and each would be a series of its own.
+    pub fn counted_as(&self) -> &'static str {
+        let reason = self.reason.as_str();
+        let by_resource = if reason.starts_with("OutOf") { "OutOfExtendedResources" } else { "Other" };
+        COUNTED_REASONS.iter().find(|counted| **counted == reason).copied().unwrap_or(by_resource)
     }
 }
 
@@ -52,8 +78,13 @@ pub enum Verdict {
     /// Only the node's labels are in the way, and what is known of them may be old: read the Node, judge again, and fail the
     /// pod if it is still so.
     ReadNode(Rejection),
-    /// Run it once these pods have ended, which must give way to it.
-    Preempt(Vec<PodUid>),
+    /// Run it once others have ended, which must give way to it.
+    Preempt {
+        /// Those.
+        victims: Vec<PodUid>,
+        /// The first resource that it lacks.
+        resource: String,
+    },
 }
 
 /// A pod that the node has taken and that may still run.
@@ -136,8 +167,10 @@ pub fn admit(pod: &Pod, others: &[&Admitted], facts: &AdmissionFacts) -> Verdict
         Refusal::Insufficient(shortage) => Some(shortage.clone()),
         Refusal::Predicate { .. } => None,
     });
-    match preemption::victims(pod, others, &shortages.collect::<Vec<_>>()) {
-        Ok(victims) => Verdict::Preempt(victims),
+    let shortages: Vec<_> = shortages.collect();
+    let resource = shortages.first().map(|shortage| shortage.resource.clone()).unwrap_or_default();
+    match preemption::victims(pod, others, &shortages) {
+        Ok(victims) => Verdict::Preempt { victims, resource },
         Err(cause) => Verdict::Reject(Rejection::new(
             "UnexpectedAdmissionError",
             format!("Unexpected error while attempting to recover from admission failure: {cause}"),

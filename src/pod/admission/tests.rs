@@ -63,10 +63,20 @@ fn verdict(pod: &Pod, others: &[Admitted], facts: &AdmissionFacts) -> String {
         Verdict::Admit => String::new(),
         Verdict::Reject(r) => format!("{}: {}", r.reason, r.message),
         Verdict::ReadNode(r) => format!("read the node, else {}: {}", r.reason, r.message),
-        Verdict::Preempt(victims) => {
-            format!("preempt {}", victims.iter().map(PodUid::as_str).collect::<Vec<_>>().join(" "))
+        Verdict::Preempt { victims, resource } => {
+            format!("for {resource} preempt {}", victims.iter().map(PodUid::as_str).collect::<Vec<_>>().join(" "))
         }
     }
+}
+
+#[rstest]
+#[case("OutOfcpu", "OutOfcpu")]
+#[case("OutOfexample.com/made-up", "OutOfExtendedResources")]
+#[case("SysctlForbidden", "SysctlForbidden")]
+#[case("NodeAffinity", "Other")]
+#[case("TaintToleration", "Other")]
+fn rejections_are_counted_by_few_names(#[case] reason: &str, #[case] expected: &str) {
+    assert_eq!(Rejection::new(reason, "").counted_as(), expected);
 }
 
 #[rstest]
@@ -440,7 +450,8 @@ fn preemption(#[case] running: &[(&str, &str, i32)], #[case] wanted: &str, #[cas
         }
         cpu => (critical(json!({"cpu": cpu})), facts()),
     };
-    assert_eq!(verdict(&pod, &others, &facts), format!("preempt {victims}"));
+    let resource = if wanted == "1 pods" { "pods" } else { "cpu" };
+    assert_eq!(verdict(&pod, &others, &facts), format!("for {resource} preempt {victims}"));
     assert!(verdict(&pod_with("p", json!({"cpu": "2"}), json!({"priority": 5})), &others, &facts).starts_with("OutOf"));
 }
 
@@ -450,9 +461,9 @@ fn static_pods_preempt_too_and_guaranteed_ones_go_last() {
         {"requests": {"cpu": "500m", "memory": "1Mi"}, "limits": {"cpu": "500m", "memory": "1Mi"}}}]});
     let others = [other("guaranteed", json!({}), guaranteed), other("burstable", json!({"cpu": "500m"}), json!({}))];
     let pod = as_static(pod_with("p", json!({"cpu": "500m"}), json!({})));
-    assert_eq!(verdict(&pod, &others, &facts()), "preempt burstable");
+    assert_eq!(verdict(&pod, &others, &facts()), "for cpu preempt burstable");
     let pod = as_static(pod_with("p", json!({"cpu": "600m"}), json!({})));
-    assert_eq!(verdict(&pod, &others, &facts()), "preempt burstable guaranteed");
+    assert_eq!(verdict(&pod, &others, &facts()), "for cpu preempt burstable guaranteed");
 }
 
 #[test]
@@ -523,7 +534,7 @@ proptest! {
         let all: Vec<&Admitted> = taken.iter().collect();
         match admit(&pod, &all, &facts) {
             Verdict::Admit => {}
-            Verdict::Preempt(victims) => {
+            Verdict::Preempt { victims, .. } => {
                 let is_victim = |other: &Admitted| victims.iter().any(|uid| *uid == PodKey::of(&other.pod).uid);
                 let rest: Vec<&Admitted> = all.iter().copied().filter(|other| !is_victim(other)).collect();
                 prop_assert_eq!(rest.len() + victims.len(), all.len());

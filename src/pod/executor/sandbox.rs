@@ -26,10 +26,17 @@ impl Executor {
             let retry_at = clock::now().checked_add(SignedDuration::from_secs(1)).ok();
             return Err(Failure { reason: "NetworkNotReady".into(), message, retry_at });
         }
+        let has_own_users = pod::spec(pod).host_users == Some(false);
         metrics::STARTED_PODS.increment(&[]);
+        if has_own_users {
+            metrics::STARTED_USER_NAMESPACED_PODS.increment(&[]);
+        }
         let result = self.try_create_sandbox(context, attempt).await;
         if result.is_err() {
             metrics::STARTED_PODS_ERRORS.increment(&[]);
+            if has_own_users {
+                metrics::STARTED_USER_NAMESPACED_PODS_ERRORS.increment(&[]);
+            }
         }
         if let Err(message) = &result
             && !context.ending.is_cancelled()

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Origin, PodManager};
+use crate::metrics::kubelet as metrics;
 use crate::model::pod::{self, PodKey, PodUid};
 use crate::pod::admission::{self, Admitted, NodeView, Verdict};
 use crate::pod::plan::NodeEnd;
@@ -118,20 +119,22 @@ impl PodManager {
             Verdict::Reject(rejection) | Verdict::ReadNode(rejection) => {
                 let (reason, message) = (&rejection.reason, &rejection.message);
                 warn!(pod = %key, reason, message, "the pod is rejected");
+                metrics::ADMISSION_REJECTIONS.increment(&[rejection.counted_as()]);
                 self.parts.executor.warn_of_pod(&candidate.pod, reason, message);
                 let end = Some(NodeEnd::rejected(reason.clone(), message));
                 self.start(candidate.pod, Some(from), Standing { admitted: None, end }, cancel);
             }
-            Verdict::Preempt(victims) if !victims.is_empty() => {
+            Verdict::Preempt { victims, resource } if !victims.is_empty() => {
                 let mut patience = LEAST_PATIENCE;
                 for victim in &victims {
+                    metrics::PREEMPTIONS.increment(&[&resource]);
                     patience = patience.max(self.preempt(victim, &key, cancel));
                 }
                 let wait = Wait::Room { victims, until: Instant::now() + patience };
                 self.unjudged.push(Unjudged { candidate, from, wait });
                 self.start_those_with_room(cancel);
             }
-            Verdict::Admit | Verdict::Preempt(_) => {
+            Verdict::Admit | Verdict::Preempt { .. } => {
                 let pod = candidate.pod.clone();
                 self.start(pod, Some(from), Standing { admitted: Some(candidate), end: None }, cancel);
             }

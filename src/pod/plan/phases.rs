@@ -64,15 +64,9 @@ impl PodPhases {
         self.started.is_some()
     }
 
-    /// From the pod's first sight to a stage.
-    pub fn since_seen(&self, stage: Option<Timestamp>) -> Option<SignedDuration> {
-        Some(stage?.duration_since(self.seen?))
-    }
-}
-
-impl fmt::Display for PodPhases {
-    /// `sandbox +0.123s, ...`: seconds from the pod's first sight.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The stages that were reached, each with the time from the pod's first sight. Scheduled lies before it.
+    pub fn stages(&self) -> impl Iterator<Item = (&'static str, SignedDuration)> {
+        let seen = self.seen;
         let stages = [
             ("scheduled", self.scheduled),
             ("volumes", self.volumes),
@@ -81,12 +75,17 @@ impl fmt::Display for PodPhases {
             ("started", self.started),
             ("ready", self.ready),
         ];
+        stages.into_iter().filter_map(move |(name, stage)| Some((name, stage?.duration_since(seen?))))
+    }
+}
+
+impl fmt::Display for PodPhases {
+    /// `sandbox +0.123s, ...`: seconds from the pod's first sight.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for (name, stage) in stages {
-            if let Some(time) = self.since_seen(stage) {
-                write!(f, "{separator}{name} {:+.3}s", time.as_secs_f64())?;
-                separator = ", ";
-            }
+        for (name, time) in self.stages() {
+            write!(f, "{separator}{name} {:+.3}s", time.as_secs_f64())?;
+            separator = ", ";
         }
         Ok(())
     }
