@@ -28,6 +28,6 @@ mod types;
 
 pub use counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
 pub use exposition::expose;
+pub use http::HttpGet;
 pub use manager::{PodProbes, ProbeManager, ProbeManagerParts};
-pub use tls::{Offer, lenient_tls};
 pub use types::{ProbeEvents, ProbeFeatures, ProbeKind, ProbedContainer, WhichProbes};

@@ -48,9 +48,7 @@ impl ServerCertVerifier for AnyServer {
 
 /// The protocols that a client offers to a server over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
-    /// None: the server takes it for HTTP/1.1.
-    Nothing,
+pub(super) enum Offer {
     /// HTTP/2, or else HTTP/1.1.
     AnyHttp,
     /// HTTP/2 alone.
@@ -60,7 +58,6 @@ pub enum Offer {
 impl Offer {
     fn protocols(self) -> &'static [&'static [u8]] {
         match self {
-            Offer::Nothing => &[],
             Offer::AnyHttp => &[HTTP2, b"http/1.1"],
             Offer::Http2 => &[HTTP2],
         }
@@ -71,8 +68,8 @@ impl Offer {
 pub(super) const HTTP2: &[u8] = b"h2";
 
 /// The TLS configuration for requests to containers: certificates are not verified, no session is kept.
-pub fn lenient_tls(offer: Offer) -> Arc<ClientConfig> {
-    static CONFIGS: [OnceLock<Arc<ClientConfig>>; 3] = [const { OnceLock::new() }; 3];
+pub(super) fn lenient_tls(offer: Offer) -> Arc<ClientConfig> {
+    static CONFIGS: [OnceLock<Arc<ClientConfig>>; 2] = [const { OnceLock::new() }; 2];
     CONFIGS[offer as usize].get_or_init(|| make(offer)).clone()
 }
 

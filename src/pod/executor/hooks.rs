@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::hook_request::{self, Answer};
 use super::{Executor, PodContext};
 use crate::model::EventType;
 use crate::model::pod::{self, ContainerKind};
+use crate::model::release::minor_release;
 use crate::pod::plan::{Failure, Hook, HookCall, HookKind, HttpCall};
+use crate::probe::HttpGet;
+
+/// The peer's user agent for hooks.
+const AGENT: &str = concat!("kube-lifecycle/", minor_release!());
 
 /// Waiting reason of a container whose postStart hook failed.
 const POST_START_ERROR: &str = "PostStartHookError";
@@ -71,16 +75,21 @@ impl Executor {
         Err((error, format!("{}{errors}", String::from_utf8_lossy(&output.stdout))))
     }
 
+    /// Sends a hook's request. A server that speaks plain HTTP where TLS is asked for is asked again without, as by the peer's
+    /// `handlerRunner`, and then hears no credentials.
     async fn request(&self, context: &PodContext, call: &HttpCall) -> Result<(), String> {
-        match hook_request::send(call).await? {
-            Answer::AsAsked => {}
-            Answer::InPlainText => {
-                let host = hook_request::authority(call);
-                let message =
-                    format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
-                self.pod_event(&context.pod, EventType::Warning, "LifecycleHTTPFallback", message);
-            }
+        let HttpCall { is_https, host, port, path, headers } = call;
+        let get = HttpGet { https: *is_https, host, port: *port, path, headers, agent: AGENT };
+        let Err(error) = get.send().await else { return Ok(()) };
+        if !error.is_plain_text {
+            return Err(error.to_string());
         }
+        let is_open = |(name, _): &&(String, String)| !name.eq_ignore_ascii_case("authorization");
+        let headers: Vec<_> = headers.iter().filter(is_open).cloned().collect();
+        HttpGet { https: false, headers: &headers, ..get }.send().await.map_err(|_| error.to_string())?;
+        let host = get.authority();
+        let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+        self.pod_event(&context.pod, EventType::Warning, "LifecycleHTTPFallback", message);
         Ok(())
     }
 }

@@ -5,7 +5,6 @@
 //! leaves on the node.
 
 mod container;
-mod hook_request;
 mod hooks;
 mod limits;
 mod resolver;

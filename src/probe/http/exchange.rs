@@ -23,6 +23,9 @@ use crate::probe::tls::{HTTP2, Offer, lenient_tls};
 /// Largest head of an answer, bytes; also all that a connection may buffer.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// Why there is no answer of a server that speaks no TLS.
+pub(super) const NOT_TLS: &str = "http: server gave HTTP response to HTTPS client";
+
 /// Why there is no answer, in the words of the peer's HTTP client.
 pub(super) struct Failed(pub String);
 
@@ -198,7 +201,7 @@ fn describe(error: &hyper::Error, addresses: Addresses, at_end: &str) -> String 
 fn describe_handshake(error: &io::Error, addresses: Addresses) -> String {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
-        Some(rustls::Error::InvalidMessage(_)) => "http: server gave HTTP response to HTTPS client".to_owned(),
+        Some(rustls::Error::InvalidMessage(_)) => NOT_TLS.to_owned(),
         Some(error) => format!("tls: {error}"),
         None => addresses.describe(error),
     }

@@ -8,6 +8,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 
+use super::HttpGet;
 use crate::model::release::minor_release;
 use crate::probe::attempt::port;
 use crate::probe::tcp::authority;
@@ -60,25 +61,38 @@ impl Request {
         let https = action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
         let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(ip).to_owned();
         let port = port(&action.port, container)?;
-        let target = target(action.path.as_deref().unwrap_or_default());
+        let url = Url { https, host, port, target: target(action.path.as_deref().unwrap_or_default()) };
+        let headers = action.http_headers.iter().flatten();
+        Request::new(url, headers.map(|header| (header.name.as_str(), header.value.as_str())), USER_AGENT)
+    }
+
+    /// The request of a lifecycle hook.
+    ///
+    /// # Errors
+    /// The reason in the peer's words, if a header cannot be used.
+    pub(super) fn of_get(get: &HttpGet<'_>) -> Result<Self, String> {
+        let url = Url { https: get.https, host: get.host.to_owned(), port: get.port, target: target(get.path) };
+        let headers = get.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Request::new(url, headers, get.agent)
+    }
+
+    fn new<'h>(url: Url, given: impl Iterator<Item = (&'h str, &'h str)>, agent: &'static str) -> Result<Self, String> {
         let mut headers = HeaderMap::new();
-        for header in action.http_headers.iter().flatten() {
-            let name = HeaderName::try_from(header.name.as_str());
-            let name = name.map_err(|_| format!("net/http: invalid header field name {:?}", header.name))?;
-            let value = HeaderValue::from_str(header.value.trim_matches([' ', '\t']));
-            let value = value.map_err(|_| format!("net/http: invalid header field value for {:?}", header.name))?;
-            headers.append(name, value);
+        for (name, value) in given {
+            let unusable = || format!("net/http: invalid header field name {name:?}");
+            let header = HeaderName::try_from(name).map_err(|_| unusable())?;
+            let value = HeaderValue::from_str(value.trim_matches([' ', '\t']));
+            headers.append(header, value.map_err(|_| format!("net/http: invalid header field value for {name:?}"))?);
         }
-        let host_header = headers.remove(HOST).filter(|value| !value.is_empty());
+        let host = headers.remove(HOST).filter(|value| !value.is_empty());
         // The framing is not the user's.
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER] {
             headers.remove(name);
         }
-        default_unless_empty(&mut headers, USER_AGENT_HEADER, USER_AGENT);
+        default_unless_empty(&mut headers, USER_AGENT_HEADER, agent);
         default_unless_empty(&mut headers, ACCEPT, "*/*");
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        let url = Url { https, host, port, target };
-        Ok(Request { url, headers, host: host_header, plain_http2: false })
+        Ok(Request { url, headers, host, plain_http2: false })
     }
 }
 

@@ -177,6 +177,29 @@ async fn any_answer_to_an_http_hook_is_a_success() {
 }
 
 #[tokio::test]
+async fn an_http_hook_goes_where_it_is_sent_on_the_same_host() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut asked = Vec::new();
+        for answer in ["HTTP/1.1 302 Found\r\nLocation: /there\r\n\r\n", "HTTP/1.1 204 Done\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let read = stream.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..read]).into_owned();
+            asked.push(head.split(" HTTP").next().unwrap().to_owned());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        asked
+    });
+    let get = json!({"host": "127.0.0.1", "port": port, "path": "/here now"});
+    let (world, _agent) = world_with(json!({"postStart": {"httpGet": get}})).await;
+    world.until_ready("a").await;
+    assert_eq!(server.join_next().await.unwrap().unwrap(), ["GET /here%20now", "GET /there"]);
+}
+
+#[tokio::test]
 async fn an_https_hook_falls_back_to_plain_text() {
     let (port, mut heads, _server) = server().await;
     let headers = json!([{"name": "Authorization", "value": "secret"}]);
