@@ -200,6 +200,11 @@ fn restarting(facts: &Facts<'_>) -> Verdict {
     Verdict { status: false, reason, message: None }
 }
 
+/// Whether the status tells that the init containers are done.
+pub(super) fn was_initialized(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == "Initialized" && c.status == "True")
+}
+
 fn initialized(facts: &Facts<'_>) -> Verdict {
     let spec = pod::spec(facts.pod);
     let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
@@ -221,7 +226,7 @@ fn initialized(facts: &Facts<'_>) -> Verdict {
         let now = s.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
         now || s.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
     });
-    let was = facts.previous.conditions.iter().flatten().any(|c| c.type_ == "Initialized" && c.status == "True");
+    let was = was_initialized(facts.previous);
     if has_run {
         return Verdict::yes();
     }

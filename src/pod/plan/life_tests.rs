@@ -450,6 +450,31 @@ fn a_sidecar_that_does_not_start_up_is_restarted() {
 }
 
 #[test]
+fn at_the_end_what_could_have_been_started_is_shown_as_lost() {
+    let pod = with_sidecars();
+    let codes = |initialized: &str, containers: Vec<ContainerObservation>| {
+        let mut memory = prepared(&pod);
+        let told = json!({"conditions": [{"type": "Initialized", "status": initialized}]});
+        memory.status = serde_json::from_value(told).unwrap();
+        memory.note_removed(&pod, at(10));
+        let mut observed = observation(containers);
+        observed.sandboxes[0].ready = false;
+        let (plan, _) = plan_with(&pod, &observed, &memory, &ProbeResults::default(), at(11));
+        ["s1", "i", "s2", "c"].map(|name| {
+            let ended = container(&plan, name).state.as_ref().and_then(|state| state.terminated.as_ref());
+            ended.map(|ended| ended.exit_code)
+        })
+    };
+    let ended = |name: &str| instance(&pod, name, 0, exited(0, 9));
+    let all = || vec![ended("s2"), ended("i"), ended("s1")];
+    // Its last sidecar had started up, so the container should have run, or it had not.
+    assert_eq!(codes("True", all()), [Some(0), Some(0), Some(0), Some(137)]);
+    assert_eq!(codes("False", all()), [Some(0), Some(0), Some(0), None]);
+    assert_eq!(codes("False", vec![ended("s1")]), [Some(0), None, None, None]);
+    assert_eq!(codes("False", vec![]), [Some(137), None, None, None]);
+}
+
+#[test]
 fn sidecars_end_in_reverse_order_and_their_hooks_run_at_once() {
     let pod = with_sidecars();
     let mut memory = prepared(&pod);

@@ -505,12 +505,17 @@ fn waiting_reason(
     Some((failure.reason.clone(), failure.message.clone()))
 }
 
-/// At the end a container without a known end is shown as failed, unless the pod never came so far as to start it.
+/// At the end a container without a known end is shown as failed, unless the pod never came so far as to start it (the peer's
+/// `TerminatePod`). It always came as far as its first init container.
 fn mark_lost(view: &View<'_>, init: &mut [ContainerStatus], regular: &mut [ContainerStatus]) {
     let ended = |s: &ContainerStatus| s.state.as_ref().is_some_and(|s| s.terminated.is_some());
     let has_ended_once = |s: &ContainerStatus| s.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
     let moved = |s: &ContainerStatus| has_ended_once(s) || s.state.as_ref().is_some_and(|s| s.waiting.is_none());
     let last_init_done = init.last().is_some_and(|s| {
+        if view.init_containers().last().is_some_and(pod::is_sidecar) {
+            // That it has started up is no longer to be seen, but was told.
+            return conditions::was_initialized(&view.memory.status);
+        }
         let state = |s: Option<&ApiState>| s.and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
         state(s.state.as_ref()) || state(s.last_state.as_ref())
     });
@@ -520,7 +525,7 @@ fn mark_lost(view: &View<'_>, init: &mut [ContainerStatus], regular: &mut [Conta
             set_lost(status);
         }
     }
-    let begun = init.iter().rposition(moved).map_or(0, |last| last + 1);
+    let begun = init.iter().rposition(moved).map_or(1, |last| last + 1);
     for status in init.iter_mut().take(begun).filter(|s| !ended(s)) {
         set_lost(status);
     }
