@@ -501,6 +501,26 @@ fn sidecars_end_in_reverse_order_and_their_hooks_run_at_once() {
 }
 
 #[test]
+fn with_a_dead_sandbox_what_still_runs_in_it_ends_in_the_same_order() {
+    let mut pod = with_sidecars();
+    pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0].lifecycle = None;
+    let mut memory = prepared(&pod);
+    let run = |name: &str| instance(&pod, name, 0, running());
+    let mut observed = observation(vec![run("c"), run("s2"), run("s1")]);
+    observed.sandboxes[0].ready = false;
+    let mut killed = |observed: &PodObservation, now| {
+        let (plan, _) = plan_with(&pod, observed, &memory, &ProbeResults::default(), now);
+        note(&mut memory, &plan, now);
+        kills(&plan).iter().map(|kill| (kill.container.clone(), kill.grace.as_secs())).collect::<Vec<_>>()
+    };
+    assert_eq!(killed(&observed, at(10)), [("c".to_owned(), 30)]);
+    assert_eq!(killed(&observed, at(15)), []);
+    observed.containers[0].state = exited(0, 19);
+    assert_eq!(killed(&observed, at(20)), [("s2".to_owned(), 20)], "what the first one took is gone");
+    assert_eq!(killed(&observed, at(40)), [("s1".to_owned(), 2)], "time is over for all");
+}
+
+#[test]
 fn an_end_that_takes_too_long_is_told_once() {
     let (pod, mut memory) = deleted(json!({}), 30);
     let observed = observation(vec![instance(&pod, "c", 0, running())]);

@@ -12,7 +12,8 @@ use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
 use super::restart::{is_success, was_cut_off};
 use super::restart_all;
-use super::stop::{Stop, container_grace, stop};
+use super::stop::{Stop, container_grace, grace_of_all, stop};
+use super::termination;
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
 use crate::model::pod::{self, ContainerKind};
@@ -269,14 +270,10 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
 fn make_sandbox(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
     if let Some(newest) = observed.sandbox() {
         // The old one goes first, with all that runs in it, and its network is released.
-        let mut ended = true;
-        for container in observed.containers.iter().filter(|c| c.state.may_run()) {
-            ended = false;
-            stop(view, Stop::plainly(container, container_grace(view.pod)), draft);
-        }
-        if !ended {
+        if termination::stop_in_order(view, observed, grace_of_all(view, observed), draft) {
             return;
         }
+        let mut ended = true;
         for sandbox in observed.sandboxes.iter().filter(|s| s.ready || s.id == newest.id) {
             let step = view.memory.sandbox_stops.get(&sandbox.id);
             if step.is_some_and(|s| s.is_done()) && !sandbox.ready {

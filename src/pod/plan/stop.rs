@@ -9,7 +9,7 @@ use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later};
 use super::termination::requested_grace;
 use super::view::View;
-use crate::model::observation::{ContainerObservation, ContainerState};
+use crate::model::observation::{ContainerObservation, ContainerState, PodObservation};
 use crate::model::{SignedDuration, Timestamp};
 
 /// A stop is sent again when the deadline moves forward by more than this.
@@ -43,8 +43,24 @@ impl<'a> Stop<'a> {
 
     /// A stop like any other.
     pub fn plainly(container: &'a ContainerObservation, grace: SignedDuration) -> Self {
-        Stop::now(container, grace, format!("Stopping container {}", container.name))
+        Stop::now(container, grace, plain_message(&container.name))
     }
+}
+
+/// The text of the event of a stop like any other.
+fn plain_message(container: &str) -> String {
+    format!("Stopping container {container}")
+}
+
+/// What is left of the grace period in which all containers of a pod that goes on are stopped: it began with the first of these
+/// stops.
+pub(super) fn grace_of_all(view: &View<'_>, observed: &PodObservation) -> SignedDuration {
+    let newest = |c: &&ContainerObservation| observed.container(&c.name).is_some_and(|newest| newest.id == c.id);
+    let begun = observed.containers.iter().filter(newest).filter_map(|c| {
+        view.memory.kills.get(&c.id).filter(|kill| kill.message == plain_message(&c.name)).map(|kill| kill.deadline)
+    });
+    let left = |deadline: Timestamp| deadline.duration_since(view.now).max(SignedDuration::ZERO);
+    begun.min().map_or_else(|| container_grace(view.pod), left)
 }
 
 /// Asks for the next step of a stop, unless it is under way with the same or an earlier deadline.

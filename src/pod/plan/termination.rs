@@ -8,7 +8,7 @@ use super::hooks;
 use super::memory::{RetryPolicy, Step, later};
 use super::stop::{STOP_RETRY, Stop, stop};
 use super::view::View;
-use crate::model::observation::ContainerObservation;
+use crate::model::observation::{ContainerObservation, PodObservation};
 use crate::model::pod::{self, ContainerKind};
 use crate::model::{SignedDuration, Timestamp};
 
@@ -77,12 +77,12 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     if view.observed.is_none() || view.memory.containers.values().any(|c| c.start.is_running()) {
         // What a start under way leaves behind is seen when it has ended; the containers that run already stop meanwhile.
         if let Some(observed) = view.observed {
-            stop_containers(view, termination, observed.containers.iter(), draft);
+            stop_in_order(view, observed, termination.remaining(view.now), draft);
         }
         return;
     }
     let Some(observed) = view.observed else { return };
-    if stop_containers(view, termination, observed.containers.iter(), draft) {
+    if stop_in_order(view, observed, termination.remaining(view.now), draft) {
         let overdue_at = termination.overdue_at();
         match (view.memory.told_exceeded_grace, overdue_at <= view.now) {
             (true, _) => {}
@@ -124,14 +124,14 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     }
 }
 
-/// Stops what runs. Returns whether anything still does.
-fn stop_containers<'a>(
+/// Stops what runs within a grace period. Returns whether anything still does.
+pub(super) fn stop_in_order(
     view: &View<'_>,
-    termination: &Termination,
-    containers: impl Iterator<Item = &'a ContainerObservation>,
+    observed: &PodObservation,
+    grace: SignedDuration,
     draft: &mut Draft,
 ) -> bool {
-    let running: Vec<&ContainerObservation> = containers.filter(|c| c.state.may_run()).collect();
+    let running: Vec<&ContainerObservation> = observed.containers.iter().filter(|c| c.state.may_run()).collect();
     let is_regular = |name: &str| view.spec.containers.iter().any(|c| c.name == name);
     let regular_run = running.iter().any(|c| is_regular(&c.name));
     let last_sidecar = running.iter().filter_map(|c| view.sidecar_position(&c.name)).max();
@@ -140,7 +140,7 @@ fn stop_containers<'a>(
         // last first. Their hooks are all run at once.
         let position = view.sidecar_position(&container.name);
         let waits = position.is_some() && (regular_run || position < last_sidecar);
-        stop(view, Stop { waits, ..Stop::plainly(container, termination.remaining(view.now)) }, draft);
+        stop(view, Stop { waits, ..Stop::plainly(container, grace) }, draft);
     }
     !running.is_empty()
 }
