@@ -31,6 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::cgroup::Hierarchy;
 use crate::config::{self, Invocation, Settings};
 use crate::model::release;
 
@@ -49,6 +50,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let verbosity = logging::init(&settings);
     crate::sys::memory::use_few_arenas();
+    // Before the threads, the clients and the caches are there, so that their memory counts to the agent's own cgroup.
+    let hierarchy = match process::settle(&settings.configuration) {
+        Ok(hierarchy) => hierarchy,
+        Err(error) => return fail(&format!("{error:#}")),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("ferrolet")
@@ -60,7 +66,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting the async runtime: {error}")),
     };
-    let result = runtime.block_on(run(*settings, verbosity));
+    let result = runtime.block_on(run(*settings, hierarchy, verbosity));
     // What blocks now is a call that cannot be taken back; the process's end takes it along.
     runtime.shutdown_background();
     match result {
@@ -84,7 +90,7 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(settings: Settings, verbosity: Option<logging::Verbosity>) -> anyhow::Result<()> {
+async fn run(settings: Settings, hierarchy: Hierarchy, verbosity: Option<logging::Verbosity>) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         warn!("{warning}");
     }
@@ -99,7 +105,7 @@ async fn run(settings: Settings, verbosity: Option<logging::Verbosity>) -> anyho
     let cancel = CancellationToken::new();
     // Cancel-safe: start holds nothing that must be undone, and the signals are only noticed.
     let mut tasks = tokio::select! {
-        started = start::start(&settings, &supervisor, verbosity, &cancel) => started?,
+        started = start::start(&settings, hierarchy, &supervisor, verbosity, &cancel) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

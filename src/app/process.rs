@@ -1,8 +1,29 @@
-//! What the agent is as a process: open files, its chance to be killed for memory, swap on its machine.
+//! What the agent is as a process: its cgroup, open files, its chance to be killed for memory, swap on its machine.
 
 use std::path::Path;
 
+use anyhow::Context;
 use tracing::warn;
+
+use crate::cgroup::{self, Driver, Hierarchy, HostPaths, Version};
+use crate::config::{KubeletConfiguration, validate_for_cgroup};
+
+/// Looks at the host's cgroups and goes into the one that the configuration names (`kubeletCgroups`); without one, or if it
+/// cannot, the agent stays where it was started. The driver is the configured one: the runtime has not been asked yet.
+///
+/// Fails if the host's cgroups cannot be told or are not those that the configuration wants.
+pub(super) fn settle(configuration: &KubeletConfiguration) -> anyhow::Result<Hierarchy> {
+    let hierarchy = Hierarchy::detect(&HostPaths::default()).context("the host's cgroups")?;
+    validate_for_cgroup(configuration, hierarchy.version() == Version::V1)?;
+    let path = configuration.kubelet_cgroups.as_str();
+    // An unknown name of a driver is told of when the runtime has been asked for the true one.
+    if let (false, Some(driver)) = (path.is_empty(), Driver::parse(&configuration.cgroup_driver))
+        && let Err(error) = cgroup::enter(hierarchy.clone(), driver, path)
+    {
+        warn!(%error, cgroup = path, "the agent cannot go into its cgroup and stays where it is");
+    }
+    Ok(hierarchy)
+}
 
 /// Raises the limit of open files to `maxOpenFiles`, as far as the machine lets it.
 pub(super) fn raise_open_files(wanted: i64) {

@@ -44,8 +44,8 @@ use super::supervisor::Supervisor;
 use super::{
     admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup,
 };
-use crate::cgroup::{self, CgroupManager, Driver, Hierarchy, HostPaths, Version};
-use crate::config::{Gate, Settings, validate_for_cgroup};
+use crate::cgroup::{self, CgroupManager, Driver, Hierarchy};
+use crate::config::{Gate, Settings};
 use crate::image::ImageManager;
 use crate::kube::certificates::CertificateHandle;
 use crate::kube::client::{ApiServer, ClientOptions};
@@ -96,9 +96,10 @@ struct Api {
     services: ServiceCache,
 }
 
-/// Starts the agent. Waits for the runtime; everything else that is away is waited for by its own task.
+/// Starts the agent on a host with these cgroups. Waits for the runtime; everything else that is away is waited for by its own task.
 pub(super) async fn start(
     settings: &Settings,
+    hierarchy: Hierarchy,
     supervisor: &Supervisor,
     verbosity: Option<Verbosity>,
     cancel: &CancellationToken,
@@ -106,9 +107,7 @@ pub(super) async fn start(
     let configuration = &settings.configuration;
     let mut tasks = Tasks::new();
     check_machine(settings)?;
-    let hierarchy = Hierarchy::detect(&HostPaths::default()).context("the host's cgroups")?;
     let version = hierarchy.version();
-    validate_for_cgroup(configuration, version == Version::V1)?;
     let reservations = node_settings::reservations(configuration, &MachineReader::below("/"))?;
     let node_config = node_settings::node(settings, &reservations)?;
     let node_name = node_config.node_name.clone();
@@ -163,7 +162,6 @@ pub(super) async fn start(
 
     let cgroups = CgroupManager::new(node_settings::cgroups(settings, driver, version, &reservations), hierarchy)
         .context("the cgroup tree")?;
-    enter_own_cgroup(&cgroups, &configuration.kubelet_cgroups).await;
     let allocatable_limits = Allocatable {
         cgroups: cgroups.clone(),
         capacity: capacity(&facts),
@@ -380,16 +378,6 @@ async fn cgroup_driver(runtime: &RuntimeClient, configured: &str) -> anyhow::Res
         }
         Err(error) if error.is_unimplemented() => Ok(configured),
         Err(error) => Err(error).context("asking the runtime for its cgroup driver"),
-    }
-}
-
-/// Goes into the cgroup that the configuration names; without one the agent stays where it was started.
-async fn enter_own_cgroup(cgroups: &CgroupManager, path: &str) {
-    if path.is_empty() {
-        return;
-    }
-    if let Err(error) = cgroups.enter(path).await {
-        warn!(%error, cgroup = path, "the agent cannot go into its cgroup and stays where it is");
     }
 }
 

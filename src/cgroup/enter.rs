@@ -5,16 +5,24 @@ use std::io;
 use std::path::PathBuf;
 
 use super::error::CgroupError;
-use super::hierarchy::Role;
+use super::hierarchy::{Hierarchy, Role};
+use super::kernel::HostKernel;
 use super::name::{CgroupName, Driver};
 use super::tree::{PROCESSES, Tree};
 
+/// Puts this process into the cgroup at that path, in every hierarchy. By the cgroupfs driver it is made where it is missing;
+/// beside systemd it must be there, for others make no cgroups in its tree. Blocks.
+///
+/// To be called before the process has grown: memory stays charged to the cgroup in which it was first touched.
+///
+/// Fails if the path has `..` in it, if the cgroup cannot be made, or if the kernel refuses the process.
+pub fn enter(hierarchy: Hierarchy, driver: Driver, path: &str) -> Result<(), CgroupError> {
+    let tree = Tree { hierarchy, kernel: Box::new(HostKernel), units: Tree::host_units(driver) };
+    tree.enter(path, std::process::id())
+}
+
 impl Tree {
-    /// Puts a process into the cgroup at that path, in every hierarchy. By the cgroupfs driver it is made where it is missing;
-    /// beside systemd it must be there, for others make no cgroups in its tree.
-    ///
-    /// Fails if the path has `..` in it, if the cgroup cannot be made, or if the kernel refuses the process.
-    pub(super) fn enter(&self, path: &str, pid: u32) -> Result<(), CgroupError> {
+    fn enter(&self, path: &str, pid: u32) -> Result<(), CgroupError> {
         let invalid = || CgroupError::Create { path: PathBuf::from(path), source: io::ErrorKind::InvalidInput.into() };
         let name = CgroupName::from_cgroupfs(path).ok_or_else(invalid)?;
         if self.driver() == Driver::Cgroupfs {
@@ -30,5 +38,28 @@ impl Tree {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::cgroup::fake::FakeKernel;
+
+    #[rstest]
+    #[case(FakeKernel::v1(), &["cpu,cpuacct", "memory", "cpuset", "pids"])]
+    #[case(FakeKernel::v2(), &["."])]
+    fn the_agent_runs_in_the_cgroup_that_it_is_told(#[case] kernel: Arc<FakeKernel>, #[case] mounts: &[&str]) {
+        let tree = Tree { hierarchy: kernel.hierarchy(), kernel: Box::new(Arc::clone(&kernel)), units: None };
+        tree.enter("/agents/kubelet.slice", 7).unwrap();
+        for mount in mounts {
+            assert_eq!(kernel.content(&format!("{mount}/agents/kubelet.slice/cgroup.procs")), "7", "{mount}");
+        }
+        tree.enter("agents/kubelet.slice/", 7).unwrap();
+        tree.enter("/agents/../x", 7).unwrap_err();
     }
 }

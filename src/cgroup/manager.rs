@@ -12,7 +12,7 @@ use crate::model::linux_resources::MIN_CPU_SHARES;
 use crate::model::pod::PodUid;
 use crate::model::qos::QosClass;
 use crate::model::resources::ResourceTotals;
-use crate::sys::systemd::{HostUnits, Units};
+use crate::sys::systemd::Units;
 
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Version};
@@ -191,10 +191,7 @@ struct Inner {
 impl CgroupManager {
     /// The manager of a host's tree. Touches nothing yet. Fails for a `cgroupRoot` that is no path.
     pub fn new(settings: CgroupSettings, hierarchy: Hierarchy) -> Result<Self, CgroupError> {
-        let units: Option<Box<dyn Units>> = match settings.driver {
-            Driver::Cgroupfs => None,
-            Driver::Systemd => Some(Box::new(HostUnits::default())),
-        };
+        let units = Tree::host_units(settings.driver);
         Self::with_kernel(settings, hierarchy, Box::new(HostKernel), units)
     }
 
@@ -250,14 +247,6 @@ impl CgroupManager {
         let names = &self.inner.names;
         let classes = [&names.burstable, &names.best_effort].map(|name| name.path(self.inner.settings.driver));
         if self.inner.settings.cgroups_per_qos { classes.into() } else { Vec::new() }
-    }
-
-    /// Puts this process into the cgroup at that path (`kubeletCgroups`), which without systemd is made if it is missing.
-    ///
-    /// Fails if it cannot be made, or if the kernel refuses the process.
-    pub async fn enter(&self, path: &str) -> Result<(), CgroupError> {
-        let path = path.to_owned();
-        self.blocking(move |inner| inner.tree.enter(&path, std::process::id())).await
     }
 
     /// The cgroup that holds all pods, by the driver's naming.

@@ -55,21 +55,6 @@ async fn v1_tree() {
     assert_eq!(outcomes[0].message(), "Updated Node Allocatable limit across pods");
 }
 
-#[rstest]
-#[case(FakeKernel::v1(), &["cpu,cpuacct", "memory", "cpuset", "pids"])]
-#[case(FakeKernel::v2(), &["."])]
-#[tokio::test]
-async fn the_agent_runs_in_the_cgroup_that_it_is_told(#[case] kernel: Arc<FakeKernel>, #[case] mounts: &[&str]) {
-    let manager = manager(&kernel, CgroupSettings::default());
-    manager.enter("/agents/kubelet.slice").await.unwrap();
-    let own = std::process::id().to_string();
-    for mount in mounts {
-        assert_eq!(kernel.content(&format!("{mount}/agents/kubelet.slice/cgroup.procs")), own, "{mount}");
-    }
-    manager.enter("agents/kubelet.slice/").await.unwrap();
-    manager.enter("/agents/../x").await.unwrap_err();
-}
-
 #[tokio::test]
 async fn v2_tree() {
     let kernel = FakeKernel::v2();

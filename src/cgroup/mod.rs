@@ -22,7 +22,7 @@
 //! for the values of the reserved cgroups that the configuration names, which it never creates, and for the cgroup of
 //! `systemCgroups` with the processes in it.
 //!
-//! The cgroup of `kubeletCgroups` is made too, where there is no systemd to do it.
+//! The cgroup of `kubeletCgroups` is made too, where there is no systemd to do it ([`enter`]).
 //!
 //! No long tasks: every call ends by itself. Whoever owns the node's loop calls [`CgroupManager::update_qos`] when pods
 //! come and go and once a minute, and [`CgroupManager::ensure_node`] again a minute after it reported a failure.
@@ -43,6 +43,7 @@ pub mod systemd;
 mod tree;
 pub mod values;
 
+pub use enter::enter;
 pub use error::CgroupError;
 pub use hierarchy::{Hierarchy, HostPaths, Version};
 pub use manager::{CgroupManager, CgroupSettings, Enforced, EnforcedSubject, Enforcement, FoundPod};

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use crate::model::pod::PodUid;
-use crate::sys::systemd::Units;
+use crate::sys::systemd::{HostUnits, Units};
 
 use super::control::{self, Setting};
 use super::error::CgroupError;
@@ -31,6 +31,14 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Who makes slices on this host, if the driver is systemd's.
+    pub(super) fn host_units(driver: Driver) -> Option<Box<dyn Units>> {
+        match driver {
+            Driver::Cgroupfs => None,
+            Driver::Systemd => Some(Box::new(HostUnits::default())),
+        }
+    }
+
     pub(super) fn driver(&self) -> Driver {
         if self.units.is_some() { Driver::Systemd } else { Driver::Cgroupfs }
     }
