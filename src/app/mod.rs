@@ -20,6 +20,7 @@ mod static_pods;
 mod stats;
 mod supervisor;
 mod system_cgroup;
+mod warnings;
 
 use std::ffi::OsString;
 use std::io::Write;

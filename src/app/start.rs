@@ -42,7 +42,7 @@ use super::allocatable::Allocatable;
 use super::logging::Verbosity;
 use super::supervisor::Supervisor;
 use super::{
-    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup,
+    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup, warnings,
 };
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy};
 use crate::config::{Gate, Settings};
@@ -55,7 +55,7 @@ use crate::kube::pods::PodSource;
 use crate::kube::services::ServiceCache;
 use crate::kube::tokens::TokenManager;
 use crate::model::resources::ResourceTotals;
-use crate::node::{NodeClients, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
+use crate::node::{NodeClients, NodeEvents, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
 use crate::pod::executor::{Executor, ExecutorParts};
 use crate::pod::manager::{PodManager, PodManagerInputs, PodManagerParts};
 use crate::pod::mirror::{MirrorKeeper, NodeOwner};
@@ -181,6 +181,9 @@ pub(super) async fn start(
     let volumes = VolumeManager::new(root_dir, Arc::new(Objects(volume_objects)), mounts);
     volumes.prepare_root().await.context("preparing the root directory")?;
     let events = Events { recorder: recorder.clone(), node_name: node_name.clone() };
+    for warning in warnings::at_start(version, configuration) {
+        events.record(None, warning);
+    }
     let images = ImageManager::new(
         node_settings::images(settings),
         Arc::new(runtime.clone()),

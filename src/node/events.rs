@@ -19,6 +19,19 @@ impl NodeEvent {
         NodeEvent { event_type: EventType::Normal, reason: "Starting", message: "Starting kubelet.".to_owned() }
     }
 
+    /// The machine has cgroups v1, which newer versions of the peer will not run on.
+    pub fn cgroup_v1() -> Self {
+        let message = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. \
+                       Please migrate to cgroup v2. More information at \
+                       https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
+        NodeEvent { event_type: EventType::Warning, reason: "CgroupV1", message: message.to_owned() }
+    }
+
+    /// The node's resolv.conf is not fit for pods.
+    pub fn resolv_conf(message: String) -> Self {
+        NodeEvent { event_type: EventType::Warning, reason: "CheckLimitsForResolvConf", message }
+    }
+
     /// A condition or the schedulability of the node changed: `Node <name> status is now: <reason>`.
     pub fn status_is_now(node: &str, reason: &'static str) -> Self {
         let message = format!("Node {node} status is now: {reason}");

@@ -9,6 +9,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use super::limits::{START_PATIENCE, STOP_PATIENCE, Turn};
 use super::{Executor, PodContext};
 use crate::kube::error::chain;
+use crate::kube::events::node_reference;
 use crate::metrics::kubelet as metrics;
 use crate::model::EventType;
 use crate::model::pod;
@@ -92,8 +93,16 @@ impl Executor {
             exclusive_cpus: false,
         };
         let translated = translate::sandbox_config(&self.parts.node, &input).map_err(|error| error.to_string())?;
-        for warning in translated.warnings.into_iter().filter(|w| tell_warnings && w.target == WarningTarget::Pod) {
-            self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
+        for warning in translated.warnings.into_iter().filter(|_| tell_warnings) {
+            match warning.target {
+                WarningTarget::Pod => {
+                    self.pod_event(&context.pod, EventType::Warning, warning.reason, warning.message);
+                }
+                WarningTarget::Node => {
+                    let node = node_reference(pod::spec(&context.pod).node_name.as_deref().unwrap_or_default(), None);
+                    self.parts.events.event(&node, EventType::Warning, warning.reason, warning.message);
+                }
+            }
         }
         Ok(translated.config)
     }

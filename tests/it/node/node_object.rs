@@ -4,8 +4,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Event, Node};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::harness::*;
@@ -94,6 +94,26 @@ async fn ready_follows_the_runtime() {
     assert!(last.message.as_ref().unwrap().contains("container runtime is down"), "{last:?}");
     outage.end().await;
     wait("Ready to be True", 30, async || (ready().await.as_deref() == Some("True")).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn the_node_is_told_of_what_it_lacks() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("told").await;
+    let events: Api<Event> = Api::namespaced(client().await, "default");
+    let told = async |reason: &str| {
+        let of_node = format!("involvedObject.kind=Node,reason={reason}");
+        let found = events.list(&ListParams::default().fields(&of_node)).await.unwrap();
+        found.items.into_iter().find_map(|event| event.message)
+    };
+    wait("the event on old cgroups", 30, async || told("CgroupV1").await).await;
+    // No clusterDNS is configured: pods that want it get the node's resolver.
+    let pod = namespace.script("p", "true", "Never").await;
+    namespace.wait_event("p", "MissingClusterDNS").await;
+    let message = wait("the event on cluster DNS", 30, async || told("MissingClusterDNS").await).await;
+    assert!(message.contains("\"ClusterFirst\""), "{message}");
+    namespace.clean_up(&[uid(&pod)]).await;
 }
 
 #[tokio::test]
