@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -70,10 +70,10 @@ impl Sending {
 
     /// The pieces. Nothing is read before it is asked for, so a slow client holds no more than one piece.
     pub(super) fn pieces(self) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static {
-        futures::stream::unfold(self, |mut sending| async move {
+        end_apart(futures::stream::unfold(self, |mut sending| async move {
             let piece = sending.next().await?;
             Some((Ok(piece), sending))
-        })
+        }))
     }
 
     /// The next piece; none at the end. What fails after the answer has begun can only be told in it, as in the peer.
@@ -129,6 +129,13 @@ impl Sending {
             }
         }
     }
+}
+
+/// Lets what was given away be sent before the end is told: of an answer whose last bytes and end arrive together, the API
+/// server loses these bytes on their way to a WebSocket (`messageCopy` of wsstream).
+fn end_apart<T: Send + 'static>(pieces: impl Stream<Item = T> + Send + 'static) -> impl Stream<Item = T> + Send {
+    let pause = tokio::task::yield_now().map(|()| futures::stream::empty());
+    pieces.chain(pause.flatten_stream())
 }
 
 /// Lets a thread read that may block. A step is short: given up, it only ends unheard.
@@ -205,5 +212,22 @@ impl Follow {
             Ok(status) => status.state() == cri::ContainerState::ContainerRunning,
             Err(error) => error.is_unavailable() || error.is_timeout(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_does_not_come_together_with_the_last_piece() {
+        let mut pieces = std::pin::pin!(end_apart(futures::stream::iter(["one", "two"])));
+        for piece in ["one", "two"] {
+            assert_eq!(futures::poll!(pieces.next()), Poll::Ready(Some(piece)));
+        }
+        assert_eq!(futures::poll!(pieces.next()), Poll::Pending);
+        assert_eq!(pieces.next().await, None);
     }
 }
