@@ -1,8 +1,10 @@
 //! Files and directories beneath the node's log directory.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use futures::Stream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::io::Errno;
 
+use super::part::Span;
+use crate::model::Timestamp;
 use crate::sys::beneath::{Dir, FileType, is_errno};
 
 /// Bytes read at once.
@@ -19,7 +23,18 @@ const NAMES: usize = 10_000;
 /// Absolute links that are followed one after the other.
 const LINKS: usize = 8;
 /// What a name keeps in a link to it.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b'$')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b':')
+    .remove(b'=')
+    .remove(b'@');
 
 /// What is at a path.
 #[derive(Debug)]
@@ -32,9 +47,11 @@ pub(super) enum Found {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Listing(Vec<String>);
 
-/// A name as part of an address.
+/// A name as an address relative to its directory.
 pub(super) fn encoded(name: &str) -> String {
-    utf8_percent_encode(name, KEPT).to_string()
+    let encoded = utf8_percent_encode(name, KEPT);
+    // What stands before a colon would be taken for a scheme.
+    if name.contains(':') { format!("./{encoded}") } else { encoded.to_string() }
 }
 
 impl Listing {
@@ -87,16 +104,20 @@ fn inside(folder: &Path, root: &Dir, path: &Path) -> Option<PathBuf> {
 }
 
 fn listing(directory: &Dir) -> io::Result<Listing> {
-    let mut names: Vec<String> = directory
-        .first_entries(NAMES)?
-        .into_iter()
-        .map(|entry| {
-            let slash = if entry.kind == FileType::Directory { "/" } else { "" };
-            format!("{}{slash}", entry.name.to_string_lossy())
-        })
-        .collect();
-    names.sort_unstable();
-    Ok(Listing(names))
+    let mut entries = directory.first_entries(NAMES)?;
+    entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    let names = entries.iter().map(|entry| {
+        let slash = if entry.kind == FileType::Directory { "/" } else { "" };
+        format!("{}{slash}", entry.name.to_string_lossy())
+    });
+    Ok(Listing(names.collect()))
+}
+
+/// A file's size and when it was last changed.
+pub(super) fn facts(file: &File) -> io::Result<(u64, Timestamp)> {
+    let metadata = file.metadata()?;
+    let modified = Timestamp::from_second(metadata.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
+    Ok((metadata.len(), modified))
 }
 
 /// A file's bytes; an error ends them.
@@ -114,6 +135,52 @@ pub(super) fn pieces(file: File) -> impl Stream<Item = Result<Bytes, Infallible>
     })
 }
 
+/// What an answer consists of.
+pub(super) enum Segment {
+    Words(Bytes),
+    Of(Span),
+}
+
+impl Segment {
+    /// Bytes in it.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Segment::Words(words) => words.len() as u64,
+            Segment::Of(span) => span.length,
+        }
+    }
+}
+
+/// Segments one after the other; an error ends them.
+pub(super) fn segments(
+    file: File,
+    segments: impl IntoIterator<Item = Segment>,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let segments: VecDeque<Segment> = segments.into_iter().collect();
+    futures::stream::unfold((file, segments), |(file, mut segments)| async move {
+        let span = match segments.pop_front()? {
+            Segment::Words(words) => return Some((Ok(words), (file, segments))),
+            Segment::Of(span) => span,
+        };
+        let read = move || {
+            let mut piece = vec![0; usize::try_from(span.length).unwrap_or(PIECE).min(PIECE)];
+            let count = file.read_at(&mut piece, span.start).unwrap_or(0);
+            piece.truncate(count);
+            (piece, file)
+        };
+        // Given up, it ends unheard after one read.
+        let (piece, file) = tokio::task::spawn_blocking(read).await.ok()?;
+        let count = piece.len() as u64;
+        if count == 0 && span.length > 0 {
+            return None;
+        }
+        if count < span.length {
+            segments.push_front(Segment::Of(Span { start: span.start + count, length: span.length - count }));
+        }
+        Some((Ok(piece.into()), (file, segments)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -126,6 +193,7 @@ mod tests {
         let folder = top.path().join("log");
         std::fs::create_dir_all(folder.join("pods/a")).unwrap();
         std::fs::create_dir(folder.join("containers")).unwrap();
+        std::fs::write(folder.join("pods-old"), "").unwrap();
         std::fs::write(folder.join("pods/a/0.log"), "inside").unwrap();
         std::fs::write(top.path().join("secret"), "secret").unwrap();
         symlink(folder.join("pods/a/0.log"), folder.join("containers/a.log")).unwrap();
@@ -140,7 +208,7 @@ mod tests {
         };
         assert_eq!(text("pods/a/0.log"), "inside");
         assert_eq!(text("containers/a.log"), "inside");
-        assert_eq!(text(""), "[\"containers/\", \"far\", \"out\", \"pods/\", \"round\", \"up\"]");
+        assert_eq!(text(""), "[\"containers/\", \"far\", \"out\", \"pods/\", \"pods-old\", \"round\", \"up\"]");
         for path in ["out", "far", "up", "up/secret", "round", "../secret", "pods/../../secret", "/etc/passwd", "none"]
         {
             assert!(!text(path).contains("secret") && find(&folder, Path::new(path)).is_err(), "{path}");
@@ -149,11 +217,12 @@ mod tests {
 
     #[test]
     fn names_are_written_safely() {
-        let listing = Listing(vec!["a b".to_owned(), "<x>&\"'/".to_owned()]);
+        let listing = Listing(vec!["a b".to_owned(), "<x>&\"'/".to_owned(), "10:00".to_owned()]);
         assert_eq!(
             listing.html(),
             "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n\
-             <a href=\"a%20b\">a b</a>\n<a href=\"%3Cx%3E%26%22%27/\">&lt;x&gt;&amp;&#34;&#39;/</a>\n</pre>\n"
+             <a href=\"a%20b\">a b</a>\n<a href=\"%3Cx%3E%26%22%27/\">&lt;x&gt;&amp;&#34;&#39;/</a>\n\
+             <a href=\"./10:00\">10:00</a>\n</pre>\n"
         );
     }
 }

@@ -4,6 +4,7 @@
 //! only those into the directory itself are followed.
 
 mod files;
+mod part;
 mod query;
 mod services;
 
@@ -11,12 +12,14 @@ use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LAST_MODIFIED, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use self::files::{Found, Listing};
+use self::files::{Found, Listing, Segment};
+use self::part::{Part, Span};
 use self::query::{LogQuery, Wanted};
 use super::query::Query;
 use super::text;
@@ -35,20 +38,22 @@ pub(super) struct SystemLogs {
 impl SystemLogs {
     /// `/logs/` and what is below it.
     pub(super) async fn serve(&self, request: Request) -> Response {
+        // The body, which nothing is in, cannot be shared between threads.
+        let (request, _) = request.into_parts();
         if !self.enabled {
             return text::text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n");
         }
-        if request.uri().path() == "/logs" {
-            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        if request.uri.path() == "/logs" {
+            let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             return redirect(StatusCode::TEMPORARY_REDIRECT, &format!("/logs/{query}"));
         }
-        let path = request.uri().path().strip_prefix("/logs").unwrap_or_default();
+        let path = request.uri.path().strip_prefix("/logs").unwrap_or_default();
         let path = percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned();
         if !self.query {
-            return self.file(&path).await;
+            return self.file(&path, &request).await;
         }
-        let query = match LogQuery::of(&Query::of(request.uri())) {
-            Ok(None) => return self.file(&path).await,
+        let query = match LogQuery::of(&Query::of(&request.uri)) {
+            Ok(None) => return self.file(&path, &request).await,
             Ok(Some(query)) => query,
             Err(faults) => return refused(StatusCode::BAD_REQUEST, &faults.to_string()),
         };
@@ -56,7 +61,7 @@ impl SystemLogs {
             return refused(StatusCode::NOT_ACCEPTABLE, "path not allowed in query mode");
         }
         match query.wanted(|file| self.has(file)) {
-            Ok(Wanted::File(file)) => self.file(&file.replace('\\', "/")).await,
+            Ok(Wanted::File(file)) => self.file(&file.replace('\\', "/"), &request).await,
             Ok(Wanted::Services(names)) => {
                 let body = services::logs(self.folder.clone(), names, query);
                 let mut response = Response::new(Body::from_stream(body));
@@ -75,22 +80,22 @@ impl SystemLogs {
         }
     }
 
-    async fn file(&self, path: &str) -> Response {
-        let (folder, wanted) = (self.folder.clone(), PathBuf::from(path.trim_start_matches('/')));
+    async fn file(&self, path: &str, request: &Parts) -> Response {
+        let (folder, wanted) = (self.folder.clone(), PathBuf::from(path.trim_matches('/')));
         let found = tokio::task::spawn_blocking(move || files::find(&folder, &wanted)).await;
         let is_directory = path.is_empty() || path.ends_with('/');
+        let moved = |up: &str, slash: &str| {
+            let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            redirect(StatusCode::MOVED_PERMANENTLY, &format!("{up}{}{slash}{query}", files::encoded(last)))
+        };
         match found {
-            Ok(Ok(Found::Directory(_))) if !is_directory => {
-                let last = path.rsplit('/').next().unwrap_or_default();
-                redirect(StatusCode::MOVED_PERMANENTLY, &format!("{}/", files::encoded(last)))
-            }
+            Ok(Ok(Found::Directory(_))) if !is_directory => moved("", "/"),
             Ok(Ok(Found::Directory(listing))) => directory(&listing),
-            Ok(Ok(Found::File(_))) if is_directory => text::not_found(),
+            Ok(Ok(Found::File(_))) if is_directory => moved("../", ""),
             Ok(Ok(Found::File(file))) => {
                 let kind = if path.ends_with(".gz") { "application/gzip" } else { "text/plain; charset=utf-8" };
-                let mut response = text::text(StatusCode::OK, Body::from_stream(files::pieces(file)));
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-                response
+                content(file, kind, &request.headers)
             }
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 text::text(StatusCode::FORBIDDEN, "403 Forbidden\n")
@@ -101,6 +106,70 @@ impl SystemLogs {
     }
 }
 
+/// A file, or what of it is asked for.
+fn content(file: std::fs::File, kind: &'static str, headers: &HeaderMap) -> Response {
+    let Ok((size, modified)) = files::facts(&file) else {
+        return text::text(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error\n");
+    };
+    let part = Part::of(headers, modified, size);
+    let unsatisfiable = |words| text::text(StatusCode::RANGE_NOT_SATISFIABLE, words);
+    let (status, kind, range, segments) = match part {
+        Part::NotModified | Part::PreconditionFailed => {
+            let is_known = part == Part::NotModified;
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::PRECONDITION_FAILED };
+            set(&mut response, LAST_MODIFIED, &part::http_date(modified));
+            return response;
+        }
+        Part::Beyond => {
+            let mut response = unsatisfiable("invalid range: failed to overlap\n");
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+            return response;
+        }
+        Part::Invalid => return unsatisfiable("invalid range\n"),
+        Part::Whole => (StatusCode::OK, kind.to_owned(), None, vec![Segment::Of(Span { start: 0, length: size })]),
+        Part::One(span) => {
+            let range = Some(span.content_range(size));
+            (StatusCode::PARTIAL_CONTENT, kind.to_owned(), range, vec![Segment::Of(span)])
+        }
+        Part::Several(spans) => {
+            let boundary = format!("{:032x}", rand::random::<u128>());
+            let kind_of_all = format!("multipart/byteranges; boundary={boundary}");
+            (StatusCode::PARTIAL_CONTENT, kind_of_all, None, multipart(&boundary, kind, &spans, size))
+        }
+    };
+    let length = segments.iter().map(Segment::length).sum::<u64>();
+    let mut response = text::text(status, Body::from_stream(files::segments(file, segments)));
+    set(&mut response, CONTENT_TYPE, &kind);
+    set(&mut response, CONTENT_LENGTH, &length.to_string());
+    set(&mut response, ACCEPT_RANGES, "bytes");
+    set(&mut response, LAST_MODIFIED, &part::http_date(modified));
+    if let Some(range) = range {
+        set(&mut response, CONTENT_RANGE, &range);
+    }
+    response
+}
+
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Spans as a message of several parts (RFC 2046, 5.1).
+fn multipart(boundary: &str, kind: &str, spans: &[Span], size: u64) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    let mut before = "";
+    for span in spans {
+        let range = span.content_range(size);
+        let head = format!("{before}--{boundary}\r\nContent-Range: {range}\r\nContent-Type: {kind}\r\n\r\n");
+        segments.extend([Segment::Words(head.into()), Segment::Of(*span)]);
+        before = "\r\n";
+    }
+    segments.push(Segment::Words(format!("\r\n--{boundary}--\r\n").into()));
+    segments
+}
+
 fn refused(status: StatusCode, words: &str) -> Response {
     text::text(status, format!("{words}\n"))
 }
@@ -109,9 +178,7 @@ fn refused(status: StatusCode, words: &str) -> Response {
 fn redirect(status: StatusCode, to: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
-    if let Ok(to) = HeaderValue::try_from(to) {
-        response.headers_mut().insert(LOCATION, to);
-    }
+    set(&mut response, LOCATION, to);
     response
 }
 
@@ -119,4 +186,87 @@ fn directory(listing: &Listing) -> Response {
     let mut response = text::text(StatusCode::OK, listing.html());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    struct Logs(tempfile::TempDir);
+
+    impl Logs {
+        fn new() -> Self {
+            let logs = Logs(tempfile::tempdir().unwrap());
+            std::fs::create_dir(logs.0.path().join("pods")).unwrap();
+            std::fs::write(logs.0.path().join("file.log"), "0123456789").unwrap();
+            logs
+        }
+
+        /// The status, the headers and the body of an answer.
+        async fn get(&self, path: &str, headers: &[(HeaderName, &str)]) -> (u16, HeaderMap, String) {
+            let logs = SystemLogs { folder: self.0.path().to_owned(), enabled: true, query: false };
+            let mut request = Request::builder().uri(path);
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            let (head, body) = logs.serve(request.body(Body::empty()).unwrap()).await.into_parts();
+            let body = to_bytes(body, 1 << 20).await.unwrap();
+            if let Some(told) = head.headers.get(CONTENT_LENGTH) {
+                assert_eq!(told.to_str().unwrap(), body.len().to_string());
+            }
+            (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_sent_whole_in_parts_or_not_again() {
+        use axum::http::header::{IF_MODIFIED_SINCE, RANGE};
+        let logs = Logs::new();
+        let (status, headers, body) = logs.get("/logs/file.log", &[]).await;
+        assert_eq!((status, body.as_str()), (200, "0123456789"));
+        assert_eq!(headers[ACCEPT_RANGES], "bytes");
+        assert_eq!(headers[CONTENT_TYPE], "text/plain; charset=utf-8");
+        let modified = headers[LAST_MODIFIED].to_str().unwrap().to_owned();
+
+        let (status, headers, body) = logs.get("/logs/file.log", &[(IF_MODIFIED_SINCE, &modified)]).await;
+        assert_eq!((status, body.as_str()), (304, ""));
+        assert_eq!(headers[LAST_MODIFIED], modified);
+        let (status, headers, body) = logs.get("/logs/file.log", &[(RANGE, "bytes=-4")]).await;
+        assert_eq!((status, body.as_str()), (206, "6789"));
+        assert_eq!(headers[CONTENT_RANGE], "bytes 6-9/10");
+        let (status, headers, body) = logs.get("/logs/file.log", &[(RANGE, "bytes=10-")]).await;
+        assert_eq!((status, body.as_str()), (416, "invalid range: failed to overlap\n"));
+        assert_eq!(headers[CONTENT_RANGE], "bytes */10");
+
+        let (status, headers, body) = logs.get("/logs/file.log", &[(RANGE, "bytes=0-1,8-")]).await;
+        let kind = headers[CONTENT_TYPE].to_str().unwrap();
+        let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let part = |range: &str| {
+            format!(
+                "--{boundary}\r\nContent-Range: bytes {range}/10\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+            )
+        };
+        assert_eq!(status, 206);
+        assert_eq!(body, format!("{}01\r\n{}89\r\n--{boundary}--\r\n", part("0-1"), part("8-9")));
+    }
+
+    #[tokio::test]
+    async fn paths_lead_to_what_they_name() {
+        let logs = Logs::new();
+        for (path, leads_to) in [
+            ("/logs", "/logs/"),
+            ("/logs/pods", "pods/"),
+            ("/logs/pods?a=b", "pods/?a=b"),
+            ("/logs/file.log/", "../file.log"),
+        ] {
+            let (status, headers, _) = logs.get(path, &[]).await;
+            assert!(status == 301 || status == 307, "{path}: {status}");
+            assert_eq!(headers[LOCATION], leads_to, "{path}");
+        }
+        let (status, headers, body) = logs.get("/logs/", &[]).await;
+        assert_eq!((status, &headers[CONTENT_TYPE]), (200, &HeaderValue::from_static("text/html; charset=utf-8")));
+        assert!(body.contains("<a href=\"file.log\">file.log</a>\n<a href=\"pods/\">pods/</a>\n"), "{body}");
+    }
 }
