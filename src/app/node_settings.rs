@@ -21,6 +21,7 @@ use crate::model::resources::{CPU, ResourceTotals};
 use crate::node::resources::{DeviceResources, EvictionReservation, Reservations};
 use crate::node::{self, NodeFacts};
 use crate::pod::plan::{BackoffPolicy, RestartRules};
+use crate::runtime::log_rotation::RotationSettings;
 use crate::runtime::translate;
 use crate::sys::cpu_list;
 use crate::sys::machine::MachineReader;
@@ -270,6 +271,21 @@ pub(super) fn images(settings: &Settings) -> ImageSettings {
         pull_burst: u32::try_from(configuration.registry_burst).unwrap_or(0),
         node_config: NodeConfigFiles::new(&settings.flags.root_dir, working_dir.as_deref(), home.as_deref()),
     }
+}
+
+/// How logs are rotated; none where they are not.
+pub(super) fn log_rotation(configuration: &KubeletConfiguration) -> anyhow::Result<Option<RotationSettings>> {
+    let size = &configuration.container_log_max_size;
+    let size = quantity::parse(size).with_context(|| format!("containerLogMaxSize: {size:?}"))?.value();
+    let count = |number: i32| usize::try_from(number).unwrap_or(0);
+    // A negative size turns rotation off.
+    Ok(u64::try_from(size).ok().map(|max_size| RotationSettings {
+        root: configuration.pod_logs_dir.clone().into(),
+        max_size,
+        max_files: count(configuration.container_log_max_files),
+        workers: count(configuration.container_log_max_workers),
+        interval: duration(configuration.container_log_monitor_interval),
+    }))
 }
 
 /// How many user ids a pod with a user namespace of its own gets.

@@ -11,6 +11,7 @@
 //! | observer | runtime events, relists | hints |
 //! | facts | the Node, the runtime's network | what plans, sandboxes and mirrors need of them |
 //! | probes | what plans want probed | results |
+//! | log rotation | the logs of the containers that run | large ones moved aside |
 //! | static pods, static pods by URL | manifests | static pods |
 //! | mirrors | static pods, their mirrors in the API | mirrors created and deleted |
 //! | admission | the Node, what is said about it | what pods are judged by |
@@ -65,6 +66,7 @@ use crate::pod::status_writer::StatusWriter;
 use crate::probe::{ProbeFeatures, ProbeManager, ProbeManagerParts};
 use crate::runtime::client::{ClientSettings, RuntimeClient};
 use crate::runtime::cri;
+use crate::runtime::log_rotation::LogRotator;
 use crate::runtime::observer::{Observer, ObserverSettings};
 use crate::server::{ContainerInputs, Introspection, Server, ServerInputs};
 use crate::stats::StatsCollector;
@@ -305,6 +307,9 @@ pub(super) async fn start(
     let probe_counts = probes.clone();
     spawn(&mut tasks, "probes", probes.run(token()));
     spawn(&mut tasks, "pods", manager.run(inputs, token()));
+    if let Some(rotation) = node_settings::log_rotation(configuration)? {
+        spawn(&mut tasks, "log rotation", LogRotator::new(runtime.clone(), rotation).run(token()));
+    }
     let signed_certificate =
         certificates::serving_certificate(&mut tasks, settings, served_node, client.as_ref(), cancel);
     let (kept_figures, figures_token) = (figures.clone(), token());

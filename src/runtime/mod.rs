@@ -6,6 +6,8 @@
 //! Long tasks:
 //! - [`observer::Observer::run`]: reads the runtime's event stream and lists everything now and then; gives the UIDs of
 //!   pods that changed to the hint channel it was handed. Ends when its token is cancelled or the channel is closed.
+//! - [`log_rotation::LogRotator::run`]: looks at the logs of the containers that run and moves large ones aside. Ends when its
+//!   token is cancelled.
 
 mod cache;
 pub mod client;
@@ -14,6 +16,7 @@ pub mod error;
 mod events;
 mod image_client;
 pub mod labels;
+pub mod log_rotation;
 pub mod observer;
 mod operation;
 pub mod relist;

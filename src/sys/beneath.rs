@@ -239,18 +239,26 @@ impl Dir {
         Ok(entries)
     }
 
+    /// Makes a file that must not be there yet, with exactly that mode, to be written.
+    ///
+    /// # Errors
+    /// As of `open(2)` and `fchmod(2)`.
+    pub fn new_file(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+        single(name.as_ref())?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Readable by root alone until the mode is set, so that no mask can widen it.
+        let file = File::from(rustix::fs::openat(&self.fd, name.as_ref(), flags, Mode::from_raw_mode(0o600))?);
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777))?;
+        Ok(file)
+    }
+
     /// Makes a file that must not be there yet, with exactly that mode and, if given, that owner.
     ///
     /// # Errors
     /// As of `open(2)`, `write(2)`, `fchmod(2)`, `fchown(2)`.
     pub fn write_new_file(&self, name: impl AsRef<OsStr>, data: &[u8], mode: u32, user: Option<u32>) -> io::Result<()> {
-        single(name.as_ref())?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Readable by root alone until the mode is set, so that no mask can widen it.
-        let fd = rustix::fs::openat(&self.fd, name.as_ref(), flags, Mode::from_raw_mode(0o600))?;
-        let mut file = File::from(fd);
+        let mut file = self.new_file(name, mode)?;
         file.write_all(data)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777))?;
         if let Some(user) = user {
             rustix::fs::fchown(&file, Some(Uid::from_raw(user)), None)?;
         }

@@ -520,3 +520,61 @@ mod watching {
         timeout(Duration::from_secs(2), watched.tasks.join_next()).await.expect("it ends");
     }
 }
+
+mod log_rotation {
+    use std::path::Path;
+
+    use ferrolet::runtime::log_rotation::{LogRotator, RotationSettings};
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_large_log_is_moved_aside_unless_the_runtime_keeps_it() {
+        let runtime = runtime().await;
+        let client = runtime.client();
+        let logs = tempfile::tempdir().unwrap();
+        let folder = logs.path().join("default_pod_u1");
+        let sandbox = cri::PodSandboxConfig { log_directory: folder.display().to_string(), ..sample::sandbox("u1", 0) };
+        let sandbox_id = client.run_pod_sandbox(sandbox.clone(), "").await.unwrap();
+        let container = sample::container("u1", "app", 0);
+        let id = client.create_container(&sandbox_id, container, sandbox).await.unwrap();
+        client.start_container(&id).await.unwrap();
+        let folder = &folder.join("app");
+        std::fs::create_dir_all(folder).unwrap();
+        let log = folder.join("0.log");
+        let settings = RotationSettings {
+            root: logs.path().to_owned(),
+            max_size: 10,
+            max_files: 2,
+            workers: 1,
+            interval: Duration::from_secs(10),
+        };
+        let mut rotator = LogRotator::new(client, settings);
+        std::fs::write(&log, "small").unwrap();
+        rotator.round().await;
+        assert_eq!(names(folder), ["0.log"]);
+
+        std::fs::write(&log, "0123456789").unwrap();
+        runtime.fail("ReopenContainerLog", 1, Status::internal("not now"));
+        rotator.round().await;
+        assert_eq!(names(folder), ["0.log"], "moved back");
+        rotator.round().await;
+        let rotated = names(folder);
+        assert!(rotated.len() == 1 && rotated[0].starts_with("0.log."), "the runtime makes the new one: {rotated:?}");
+        assert_eq!(std::fs::read(folder.join(&rotated[0])).unwrap(), b"0123456789");
+
+        // A log that is away is asked for.
+        let asked = runtime.calls_of("ReopenContainerLog").len();
+        rotator.round().await;
+        assert_eq!(runtime.calls_of("ReopenContainerLog").len(), asked + 1);
+        // Where the log is was asked once.
+        assert_eq!(runtime.calls_of("ContainerStatus").len(), 1);
+    }
+}

@@ -120,3 +120,27 @@ async fn logs_are_shown_and_followed() {
     assert!(!absent.status.success());
     namespace.clean_up(&[uid(&pod)]).await;
 }
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_log_is_rotated_while_it_is_followed() {
+    let flags = ["--container-log-max-size=100Ki", "--container-log-max-files=3"];
+    let _agent = Agent::launch(Kind::Ferrolet, &flags).await;
+    let namespace = TestNamespace::create("rotation").await;
+    // Each round is larger than a log may become, and takes about as long as it takes until logs are looked at again.
+    let script = "for r in 1 2 3 4; do \
+        awk -v r=$r 'BEGIN { for (i = 0; i < 3000; i++) printf(\"%d %d %080d\\n\", r, i, 0) }'; sleep 11; done";
+    let pod = namespace.script("p", script, "Never").await;
+    namespace.wait_ready("p").await;
+    let followed = stdout(&namespace, &["logs", "-f", "p"]).await;
+    let expected = (1..=4).flat_map(|round| (0..3000).map(move |line| format!("{round} {line} {:080}", 0)));
+    assert!(followed.lines().map(str::to_owned).eq(expected), "{} lines", followed.lines().count());
+    let uid = uid(&pod);
+    let folder = format!("/var/log/pods/{}_p_{uid}/c", namespace.name);
+    let mut files: Vec<String> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(files[0] == "0.log" && files[1].ends_with(".gz") && !files[2].ends_with(".gz"), "{files:?}");
+    namespace.clean_up(&[uid]).await;
+}
