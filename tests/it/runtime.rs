@@ -485,7 +485,10 @@ mod watching {
         let mut watched = watch(&runtime, 1, NEVER, NEVER);
         streams_opened(&runtime, 1).await;
         for n in 0..50 {
-            sample::run_pod(&client, &format!("u{n:02}"), "app").await.unwrap();
+            // Starts are the agent's own and tell it nothing; ends do.
+            let (sandbox, container) = sample::run_pod(&client, &format!("u{n:02}"), "app").await.unwrap();
+            runtime.kill_container(&container, 1);
+            client.stop_pod_sandbox(&sandbox).await.unwrap();
         }
         tokio::time::sleep(SHORT).await;
         let hints = watched.quiet().await;
