@@ -55,6 +55,7 @@ use crate::kube::objects::{ApiObjects, ObjectCache};
 use crate::kube::pods::PodSource;
 use crate::kube::services::ServiceCache;
 use crate::kube::tokens::TokenManager;
+use crate::metrics::kubelet as metrics;
 use crate::model::resources::ResourceTotals;
 use crate::node::{NodeClients, NodeEvents, NodeFacts, NodeHandle, NodeManager, NodeParts, RuntimeStateHandle};
 use crate::pod::executor::{Executor, ExecutorParts};
@@ -384,7 +385,11 @@ async fn cgroup_driver(runtime: &RuntimeClient, configured: &str) -> anyhow::Res
                 None => configured,
             })
         }
-        Err(error) if error.is_unimplemented() => Ok(configured),
+        Err(error) if error.is_unimplemented() => {
+            // The peer of that version wants to be told.
+            metrics::CRI_LOSING_SUPPORT.set(&["1.38.0"], 1.0);
+            Ok(configured)
+        }
         Err(error) => Err(error).context("asking the runtime for its cgroup driver"),
     }
 }

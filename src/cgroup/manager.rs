@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use k8s_openapi::api::core::v1::Pod;
 use tracing::{debug, warn};
 
+use crate::metrics::kubelet as metrics;
 use crate::model::container_resources::MemoryReservation;
 use crate::model::linux_resources::MIN_CPU_SHARES;
 use crate::model::pod::PodUid;
@@ -328,7 +329,12 @@ impl CgroupManager {
             return Ok(());
         }
         let reservation = self.inner.reservation();
-        let values = qos_values(&QosSums::over(pods.iter().map(Arc::as_ref)), reservation);
+        let sums = QosSums::over(pods.iter().map(Arc::as_ref));
+        let is_kept = reservation == MemoryReservation::Tiered;
+        let kept = |bytes: i64| if is_kept { bytes_of(bytes) } else { 0.0 };
+        metrics::MEMORY_MIN.set(&[], kept(sums.guaranteed_memory));
+        metrics::MEMORY_LOW.set(&[], kept(sums.burstable_memory));
+        let values = qos_values(&sums, reservation);
         if lock(&self.inner.qos).as_ref() == Some(&values) {
             return Ok(());
         }
@@ -516,6 +522,12 @@ impl Inner {
         *applied = Some(values);
         Ok(())
     }
+}
+
+/// Metrics hold floating point numbers: beyond 2^53 the last bytes are lost.
+#[allow(clippy::cast_precision_loss, reason = "the format holds nothing else")]
+fn bytes_of(bytes: i64) -> f64 {
+    bytes as f64
 }
 
 fn uid_of(pod: &Pod) -> PodUid {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::error::CgroupError;
 use super::name::CgroupName;
 use super::systemd;
 use super::tree::{PROCESSES, Tree, is};
+use crate::metrics::kubelet as metrics;
 
 /// How often a cgroup in use is tried again; with the pauses doubling from [`FIRST_PAUSE`], about a second in all.
 const TRIES: u32 = 10;
@@ -21,6 +23,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Removes cgroups in all hierarchies, and their slices. Nothing is killed if they are empty; else every process in them
 /// gets SIGKILL until they are gone. A cgroup that is not there is fine.
 pub(super) async fn remove(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<(), CgroupError> {
+    let began = Instant::now();
+    let result = remove_patiently(tree, names).await;
+    metrics::CGROUP_DURATION.observe(&["destroy"], began.elapsed().as_secs_f64());
+    result
+}
+
+async fn remove_patiently(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<(), CgroupError> {
     let names = Arc::new(names);
     if tree.units.is_some() {
         let (tree, names) = (Arc::clone(&tree), Arc::clone(&names));

@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 use tracing::debug;
 
+use crate::metrics::kubelet as metrics;
 use crate::model::pod::PodUid;
 use crate::sys::systemd::{HostUnits, Units};
 
@@ -97,6 +99,10 @@ impl Tree {
 
     /// Makes a cgroup where it is missing, below a parent that is there, with the controllers at work in it.
     pub(super) fn make(&self, name: &CgroupName) -> Result<(), CgroupError> {
+        timed("create", || self.make_everywhere(name))
+    }
+
+    fn make_everywhere(&self, name: &CgroupName) -> Result<(), CgroupError> {
         if let Some(units) = &self.units {
             let unit = systemd::unit(name);
             let started = units.start(&unit, &systemd::creation(name, self.hierarchy.version()));
@@ -188,6 +194,10 @@ impl Tree {
 
     /// Puts values into force. Goes on after a value that the kernel refuses; the first refusal is the error.
     pub(super) fn set(&self, name: &CgroupName, values: &CgroupValues) -> Result<(), CgroupError> {
+        timed("update", || self.set_all(name, values))
+    }
+
+    fn set_all(&self, name: &CgroupName, values: &CgroupValues) -> Result<(), CgroupError> {
         let Some(units) = &self.units else { return self.set_files(name, values) };
         let unit = systemd::unit(name);
         let told = units.version().and_then(|systemd| {
@@ -267,6 +277,14 @@ impl Tree {
         let failed = |source| CgroupError::Write { path: path.to_owned(), content: content.to_owned(), source };
         self.kernel.write(path, content).map_err(failed)
     }
+}
+
+/// Measures an operation by the name that metrics give it.
+fn timed<T>(operation: &str, work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = work();
+    metrics::CGROUP_DURATION.observe(&[operation], began.elapsed().as_secs_f64());
+    result
 }
 
 fn missing(there: &str, needed: &[String]) -> Vec<String> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
+use crate::metrics::kubelet as metrics;
 use crate::model::go_duration::GoDuration;
 use crate::model::pod::{ContainerKind, PodKey, PodUid};
 use crate::model::{EventType, Timestamp, clock};
@@ -66,6 +67,15 @@ pub enum PullPolicy {
 }
 
 impl PullPolicy {
+    /// The label of metrics.
+    fn label(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "always",
+            PullPolicy::IfNotPresent => "ifnotpresent",
+            PullPolicy::Never => "never",
+        }
+    }
+
     /// A container's policy. One that is not set, as in a static pod, is `Always` for an image's newest version and
     /// `IfNotPresent` for any other, as the API defaults it.
     pub fn of(policy: Option<&str>, image: &str) -> Self {
@@ -216,16 +226,30 @@ impl ImageManager {
                 return Err(ImageError::new(INVALID_IMAGE_NAME, message));
             }
         };
+        let count = |is_present: &str, is_pulled: &str| {
+            metrics::ENSURE_IMAGE_REQUESTS.increment(&[is_present, request.pull_policy.label(), is_pulled]);
+        };
         let annotations = request.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
         let spec = cri::ImageSpec { image: full_name, annotations, ..Default::default() };
-        if request.pull_policy != PullPolicy::Always {
-            let present = self.inspect(request, spec.clone()).await?;
+        if request.pull_policy == PullPolicy::Always {
+            count("unknown", "true");
+        } else {
+            let present = match self.inspect(request, spec.clone()).await {
+                Ok(present) => present,
+                Err(error) => {
+                    count("unknown", "unknown");
+                    return Err(error);
+                }
+            };
+            let is_present = if present.is_some() { "true" } else { "false" };
             if let Some(image) = present.filter(|image| self.may_use(request, image)) {
                 let text = "already present on machine and can be accessed by the pod";
                 let message = format!("Container image {:?} {text}", request.image);
                 self.event(request, EventType::Normal, "Pulled", message);
+                count(is_present, "false");
                 return Ok(EnsuredImage { image_ref: image.id.clone(), user: user_of(&image) });
             }
+            count(is_present, "true");
             if request.pull_policy == PullPolicy::Never {
                 let message = format!("Container image {:?} is not present with pull policy of Never", request.image);
                 self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());

@@ -201,7 +201,7 @@ impl Service<Request<Body>> for Connections {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let measured = Measured::begin(&request);
+            let measured = Measured::begin(&request, wait);
             let answer = shared.send(request).await;
             measured.end(&answer);
             answer

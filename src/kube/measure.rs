@@ -1,5 +1,7 @@
 //! Counts requests to the API server and measures how long their answers take to begin.
 
+use std::time::Duration;
+
 use http::{Method, Request, Response};
 use tokio::time::Instant;
 
@@ -13,9 +15,10 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Of a request that is about to be sent.
-    pub(super) fn begin<B>(request: &Request<B>) -> Self {
+    /// Of a request that is about to be sent and has waited so long for its turn.
+    pub(super) fn begin<B>(request: &Request<B>, waited: Duration) -> Self {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        metrics::REST_WAIT.observe(&[&host, request.method().as_str()], waited.as_secs_f64());
         Measured { method: request.method().clone(), host, began: Instant::now() }
     }
 
@@ -65,7 +68,7 @@ mod tests {
     fn an_answer_is_counted_by_code_and_host() {
         let request = Request::builder().method("PUT").uri("https://measured.test:6443/api").body(()).unwrap();
         let answer = Response::builder().status(http::StatusCode::CONFLICT).body(()).unwrap();
-        Measured::begin(&request).end(&Ok::<_, Infallible>(answer));
+        Measured::begin(&request, Duration::ZERO).end(&Ok::<_, Infallible>(answer));
         let mut text = Exposition::new();
         metrics::REST_REQUESTS.write(&mut text);
         let line = "rest_client_requests_total{code=\"409\",host=\"measured.test:6443\",method=\"PUT\"} 1";

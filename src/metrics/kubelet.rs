@@ -33,6 +33,7 @@ const STATUS_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.
 /// From a minute to four years.
 const ROTATION_BUCKETS: &[f64] =
     &[60.0, 3600.0, 14400.0, 86400.0, 604_800.0, 2_592_000.0, 7_776_000.0, 15_552_000.0, 31_104_000.0, 124_416_000.0];
+const STORAGE_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
 const REST_BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
 macro_rules! families {
@@ -62,10 +63,14 @@ families! {
     SERVER_ROTATION_AGE: Histogram("kubelet_certificate_manager_server_rotation_seconds", "[ALPHA] Histogram of the number of seconds the previous certificate lived before being rotated.", &[], ROTATION_BUCKETS);
     /// Time that the serving certificate is still valid; infinite while there is none.
     SERVER_TTL: LateGauge("kubelet_certificate_manager_server_ttl_seconds", "[ALPHA] Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds until certificate expiry (negative if already expired). If serving certificate is invalid or unused, the value will be +INF.", &[]);
+    /// Time to make, change and remove cgroups.
+    CGROUP_DURATION: Histogram("kubelet_cgroup_manager_duration_seconds", "[ALPHA] Duration in seconds for cgroup manager operations. Broken down by method.", &["operation_type"], DEFAULT_BUCKETS);
     /// 1 or 2.
     CGROUP_VERSION: Gauge("kubelet_cgroup_version", "[ALPHA] cgroup version on the hosts.", &[]);
     /// Containers of pods that were begun.
     CONTAINERS_PER_POD: Histogram("kubelet_containers_per_pod_count", "[ALPHA] The number of containers per pod.", &[], &[1.0, 2.0, 4.0, 8.0, 16.0]);
+    /// From which version on the peer refuses the runtime.
+    CRI_LOSING_SUPPORT: Gauge("kubelet_cri_losing_support", "[ALPHA] the Kubernetes version that the currently running CRI implementation will lose support on if not upgraded.", &["version"]);
     /// Pods that the node should run.
     DESIRED_PODS: Gauge("kubelet_desired_pods", "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.", &["static"]);
     /// Evicted pods.
@@ -78,10 +83,24 @@ families! {
     HTTP_DURATION: Histogram("kubelet_http_requests_duration_seconds", "[ALPHA] Duration in seconds to serve http requests", &["long_running", "method", "path", "server_type"], DEFAULT_BUCKETS);
     /// Requests.
     HTTP_REQUESTS: Counter("kubelet_http_requests_total", "[ALPHA] Number of the http requests received since the server started", &["long_running", "method", "path", "server_type"]);
+    /// Looks for a container's image.
+    ENSURE_IMAGE_REQUESTS: Counter("kubelet_image_manager_ensure_image_requests_total", "[ALPHA] Number of ensure-image requests processed by the kubelet.", &["present_locally", "pull_policy", "pull_required"]);
     /// Time of image pulls by the images' size.
     IMAGE_PULL_DURATION: Histogram("kubelet_image_pull_duration_seconds", "[ALPHA] Duration in seconds to pull an image.", &["image_size_in_bytes"], IMAGE_PULL_BUCKETS);
+    /// Image volumes that the runtime could not mount.
+    IMAGE_VOLUME_ERRORS: Counter("kubelet_image_volume_mounted_errors_total", "[BETA] Number of failed image volume mounts.", &[]);
+    /// Image volumes that it mounted.
+    IMAGE_VOLUMES_MOUNTED: Counter("kubelet_image_volume_mounted_succeed_total", "[BETA] Number of successful image volume mounts.", &[]);
+    /// Image volumes of containers that were begun.
+    IMAGE_VOLUMES_REQUESTED: Counter("kubelet_image_volume_requested_total", "[BETA] Number of requested image volumes.", &[]);
+    /// Hooks over TLS whose server spoke plain HTTP.
+    HOOK_FALLBACKS: Counter("kubelet_lifecycle_handler_http_fallbacks_total", "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.", &[]);
     /// Ephemeral containers of the node's pods.
     MANAGED_EPHEMERAL_CONTAINERS: Gauge("kubelet_managed_ephemeral_containers", "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.", &[]);
+    /// Memory that is kept for Burstable pods.
+    MEMORY_LOW: Gauge("kubelet_memory_qos_node_memory_low_bytes", "[ALPHA] Total cgroup v2 memory.low in bytes for Burstable pods. This memory is soft-reserved and may be reclaimed under extreme pressure.", &[]);
+    /// Memory that is kept for Guaranteed pods.
+    MEMORY_MIN: Gauge("kubelet_memory_qos_node_memory_min_bytes", "[ALPHA] Total cgroup v2 memory.min in bytes for Guaranteed pods. This memory is hard-reserved and never reclaimed by the kernel.", &[]);
     /// Where containers' figures come from.
     METRICS_PROVIDER: Gauge("kubelet_metrics_provider", "[ALPHA] Metrics provider used by kubelet to collect container stats. Values can be 'cadvisor' and 'cri'", &["provider"]);
     /// Static pods, each with a mirror.
@@ -102,10 +121,14 @@ families! {
     ORPHANED_RUNTIME_PODS: Counter("kubelet_orphaned_runtime_pods_total", "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.", &[]);
     /// When the runtime was last listed.
     PLEG_LAST_SEEN: Gauge("kubelet_pleg_last_seen_seconds", "[ALPHA] Timestamp in seconds when PLEG was last seen active.", &[]);
+    /// Time to read one pod from the runtime.
+    PLEG_POD_RELIST_DURATION: Histogram("kubelet_pleg_pod_relist_duration_seconds", "[ALPHA] Duration in seconds for relisting a single pod in PLEG.", &[], DEFAULT_BUCKETS);
     /// Time to list the runtime's pods.
     PLEG_RELIST_DURATION: Histogram("kubelet_pleg_relist_duration_seconds", "[ALPHA] Duration in seconds for relisting pods in PLEG.", &[], DEFAULT_BUCKETS);
     /// Time between two lists.
     PLEG_RELIST_INTERVAL: Histogram("kubelet_pleg_relist_interval_seconds", "[ALPHA] Interval in seconds between relisting in PLEG.", &[], DEFAULT_BUCKETS);
+    /// Pods that were taken, by where they say what they need.
+    POD_LEVEL_ADMISSIONS: Counter("kubelet_pod_level_resources_admission_total", "[ALPHA] Total number of pods admitted during Kubelet admission, categorized by resource configuration mode (pod_and_container_level, pod_level, container_level, or empty for unconfigured/BestEffort) and QoS class.", &["config_mode", "qos_class"]);
     /// From the first sight of a pod until it runs.
     POD_START_DURATION: Histogram("kubelet_pod_start_duration_seconds", "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", &[], POD_START_BUCKETS);
     /// From a pod's creation until the API shows all its containers running, without pulls and init containers.
@@ -138,6 +161,8 @@ families! {
     RUNTIME_OPERATIONS: Counter("kubelet_runtime_operations_total", "[ALPHA] Cumulative number of runtime operations by operation type.", &["operation_type"]);
     /// Requests for a serving certificate that failed.
     SERVER_RENEW_ERRORS: Counter("kubelet_server_expiration_renew_errors", "[ALPHA] Counter of certificate renewal errors.", &[]);
+    /// Hooks that were woken from their sleep.
+    SLEEPS_CUT_SHORT: Counter("kubelet_sleep_action_terminated_early_total", "[ALPHA] The number of times lifecycle sleep handler got terminated before it finishes", &[]);
     /// Containers that could not be started.
     STARTED_CONTAINERS_ERRORS: Counter("kubelet_started_containers_errors_total", "[ALPHA] Cumulative number of errors when starting containers", &["code", "container_type"]);
     /// Containers that were started.
@@ -152,6 +177,8 @@ families! {
     STARTED_USER_NAMESPACED_PODS: Counter("kubelet_started_user_namespaced_pods_total", "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.", &[]);
     /// Ends of containers.
     TERMINATED_CONTAINERS: Counter("kubelet_terminated_containers_total", "[ALPHA] Cumulative number of container terminations.", &["container_type", "exit_code", "reason"]);
+    /// Time to measure what a volume holds.
+    VOLUME_FIGURES_DURATION: Histogram("kubelet_volume_metric_collection_duration_seconds", "[ALPHA] Duration in seconds to calculate volume stats", &["metric_source"], DEFAULT_BUCKETS);
     /// Room in a claim's volume.
     VOLUME_AVAILABLE: Gauge("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", &["namespace", "persistentvolumeclaim"]);
     /// Size of a claim's volume.
@@ -164,6 +191,10 @@ families! {
     VOLUME_INODES_USED: Gauge("kubelet_volume_stats_inodes_used", "[ALPHA] Number of used inodes in the volume", &["namespace", "persistentvolumeclaim"]);
     /// What of it is used.
     VOLUME_USED: Gauge("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", &["namespace", "persistentvolumeclaim"]);
+    /// Streams that were asked for over a WebSocket.
+    WEBSOCKET_REQUESTS: Counter("kubelet_websocket_streaming_requests_total", "[ALPHA] Total number of WebSocket streaming requests (exec/attach/portforward) received by the kubelet.", &["subresource"]);
+    /// Pods that have a worker.
+    WORKING_PODS: Gauge("kubelet_working_pods", "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or force deleted in the API and consumes resources that are not otherwise visible.", &["config", "lifecycle", "static"]);
     /// Which version of Kubernetes this stands for.
     BUILD_INFO: Gauge("kubernetes_build_info", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.", &["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"]);
     /// Which features are on.
@@ -182,10 +213,16 @@ families! {
     PROCESS_VIRTUAL: Gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", &[]);
     /// How much of it it may use.
     PROCESS_VIRTUAL_MAX: Gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", &[]);
+    /// Time that requests to the API server wait for their turn.
+    REST_WAIT: Histogram("rest_client_rate_limiter_duration_seconds", "[ALPHA] Client side rate limiter latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
     /// Time of requests to the API server.
     REST_DURATION: Histogram("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
     /// Requests to the API server.
     REST_REQUESTS: Counter("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.", &["code", "host", "method"]);
+    /// Time to set volumes up and to remove them.
+    STORAGE_DURATION: Histogram("storage_operation_duration_seconds", "[BETA] Storage operation duration", &["migrated", "operation_name", "status", "volume_plugin"], STORAGE_BUCKETS);
+    /// Volumes that pods should have and do have.
+    VOLUMES: Gauge("volume_manager_total_volumes", "[ALPHA] Number of volumes in Volume Manager", &["plugin_name", "state"]);
 }
 
 /// Writes every family.

@@ -14,6 +14,7 @@
 //! | [`status_writer::StatusWriter::run`] | statuses | API requests | at its token |
 
 pub mod admission;
+mod census;
 pub mod executor;
 pub mod list;
 pub mod manager;

@@ -19,6 +19,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::census::Place;
 use super::executor::{Executed, Executor, PodContext};
 use super::list::PodList;
 use super::measures::Measures;
@@ -108,6 +109,7 @@ pub(super) struct Worker {
     /// What was published last: the status, and whether the pod may be deleted.
     published: Option<(Arc<PodStatus>, bool)>,
     measures: Measures,
+    place: Place,
 }
 
 /// What a worker is made from.
@@ -168,6 +170,7 @@ impl Worker {
             list: parts.list,
             probes: parts.probes,
             measures: Measures::new(&pod, now),
+            place: Place::new(parts.orphan, pod::is_static(&pod)),
             pod,
             mirror: parts.mirror,
             memory,
@@ -202,6 +205,7 @@ impl Worker {
             if plan.stopped && !self.stopped.swap(true, Ordering::AcqRel) {
                 self.freed.notify_one();
             }
+            self.place.update(self.memory.removed, self.memory.termination.is_some(), plan.stopped);
             self.publish(&plan);
             self.set_probes(&node.borrow());
             if plan.forget {

@@ -87,6 +87,13 @@ impl Observer {
     /// # Errors
     /// Any call to the runtime that fails fails the whole: a part of a pod would be a lie.
     pub async fn observe(&self, uid: &PodUid) -> Result<PodObservation, RuntimeError> {
+        let began = Instant::now();
+        let observed = self.read_pod(uid).await;
+        metrics::PLEG_POD_RELIST_DURATION.observe(&[], began.elapsed().as_secs_f64());
+        observed
+    }
+
+    async fn read_pod(&self, uid: &PodUid) -> Result<PodObservation, RuntimeError> {
         let client = &self.shared.client;
         let sandbox_filter =
             cri::PodSandboxFilter { label_selector: labels::pod_selector(uid.as_str()), ..Default::default() };

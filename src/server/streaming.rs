@@ -16,6 +16,7 @@ use tracing::warn;
 use super::pods::PodLister;
 use super::query::Query;
 use super::{text, upgrade};
+use crate::metrics::kubelet as metrics;
 use crate::model::pod;
 use crate::model::{Timestamp, clock};
 use crate::runtime::error::Code;
@@ -204,6 +205,7 @@ impl Containers {
 
     /// `/exec`.
     pub(super) async fn exec(&self, request: Request) -> Response {
+        count_websocket(&request, "exec");
         match self.exec_url(request.uri()).await {
             Ok(url) => upgrade::proxy(request, &url, self.idle).await,
             Err(refusal) => refusal.response(),
@@ -228,6 +230,7 @@ impl Containers {
 
     /// `/attach`.
     pub(super) async fn attach(&self, request: Request) -> Response {
+        count_websocket(&request, "attach");
         match self.attach_url(request.uri()).await {
             Ok(url) => upgrade::proxy(request, &url, self.idle).await,
             Err(refusal) => refusal.response(),
@@ -253,6 +256,7 @@ impl Containers {
 
     /// `/portForward`.
     pub(super) async fn port_forward(&self, request: Request) -> Response {
+        count_websocket(&request, "portforward");
         match self.port_forward_url(request.uri(), request.headers()).await {
             Ok(url) => upgrade::proxy(request, &url, self.idle).await,
             Err(refusal) => refusal.response(),
@@ -337,6 +341,12 @@ impl Containers {
             failed(&error)
         })?;
         Ok(location)
+    }
+}
+
+fn count_websocket(request: &Request, subresource: &str) {
+    if upgrade::is_websocket(request.headers()) {
+        metrics::WEBSOCKET_REQUESTS.increment(&[subresource]);
     }
 }
 

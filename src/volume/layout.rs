@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Volume;
+
 use crate::model::pod::PodUid;
 
 /// Below the root: one directory per pod UID.
@@ -36,6 +38,33 @@ pub enum VolumeKind {
 }
 
 impl VolumeKind {
+    /// The kind of a pod's volume; none for those that are not set up here.
+    pub fn of(volume: &Volume) -> Option<Self> {
+        match volume {
+            Volume { empty_dir: Some(_), .. } => Some(VolumeKind::EmptyDir),
+            Volume { host_path: Some(_), .. } => Some(VolumeKind::HostPath),
+            Volume { config_map: Some(_), .. } => Some(VolumeKind::ConfigMap),
+            Volume { secret: Some(_), .. } => Some(VolumeKind::Secret),
+            Volume { downward_api: Some(_), .. } => Some(VolumeKind::DownwardApi),
+            Volume { projected: Some(_), .. } => Some(VolumeKind::Projected),
+            Volume { image: Some(_), .. } => Some(VolumeKind::Image),
+            _ => None,
+        }
+    }
+
+    /// The plugin's name.
+    pub fn plugin(self) -> &'static str {
+        match self {
+            VolumeKind::EmptyDir => "kubernetes.io/empty-dir",
+            VolumeKind::HostPath => "kubernetes.io/host-path",
+            VolumeKind::ConfigMap => "kubernetes.io/configmap",
+            VolumeKind::Secret => "kubernetes.io/secret",
+            VolumeKind::DownwardApi => "kubernetes.io/downward-api",
+            VolumeKind::Projected => "kubernetes.io/projected",
+            VolumeKind::Image => "kubernetes.io/image",
+        }
+    }
+
     /// The plugin's directory name; none for kinds without a directory.
     pub fn directory(self) -> Option<&'static str> {
         match self {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::time::Instant;
 
+use super::counts::{self, Counts};
 use super::error::{FsError, IoContext, SetUpError, VolumeError, VolumeFailure};
 use super::layout::{OWN_MODE, PODS, VolumeKind, is_plain_name, pod_directory};
 use super::objects::VolumeObjects;
@@ -81,6 +83,7 @@ struct Inner {
     node: RwLock<Arc<NodeAmounts>>,
     /// One lock for each pod that is worked on, so that work given up by its caller and its successor do not meet.
     busy: Mutex<HashMap<PodUid, Arc<Mutex<()>>>>,
+    counts: Counts,
 }
 
 impl fmt::Debug for VolumeManager {
@@ -101,8 +104,8 @@ impl Drop for GivenUp {
 impl VolumeManager {
     /// A manager for the root directory (`/var/lib/kubelet` by default). Touches nothing yet.
     pub fn new(root: PathBuf, objects: Arc<dyn VolumeObjects>, mounts: Arc<dyn Mounts>) -> Self {
-        let (node, busy) = (RwLock::default(), Mutex::default());
-        VolumeManager { inner: Arc::new(Inner { root, objects, mounts, node, busy }) }
+        let (node, busy, counts) = (RwLock::default(), Mutex::default(), Counts::default());
+        VolumeManager { inner: Arc::new(Inner { root, objects, mounts, node, busy, counts }) }
     }
 
     /// Tells what the node can give to pods (`status.allocatable`); emptyDirs in memory and the downward API depend on it.
@@ -147,6 +150,7 @@ impl VolumeManager {
         let objects = self.fetch(pod, true).await;
         let (plans, failures) = self.plan(pod, &objects);
         drop(objects);
+        self.inner.counts.want(&uid, used_volumes(pod).into_iter().filter_map(VolumeKind::of).collect());
         let now = clock::now();
         self.exclusively(&uid, move |inner, uid, given_up| set_up(inner, uid, plans, failures, now, given_up)).await
     }
@@ -161,7 +165,15 @@ impl VolumeManager {
         checked_name(uid.as_str())?;
         self.inner.objects.forget_tokens(uid);
         self.exclusively(uid, |inner, uid, _| {
-            tear_down::tear_down(&inner.root, uid, inner.mounts.as_ref()).map_err(VolumeError::TearDown)
+            let began = Instant::now();
+            let removed = tear_down::tear_down(&inner.root, uid, inner.mounts.as_ref());
+            for kind in inner.counts.held(uid) {
+                counts::observe("volume_unmount", kind, removed.is_ok(), began);
+            }
+            if removed.is_ok() {
+                inner.counts.forget(uid);
+            }
+            removed.map_err(VolumeError::TearDown)
         })
         .await
     }
@@ -312,11 +324,11 @@ fn set_up(
         if given_up.load(Ordering::Acquire) {
             return Err(interrupted());
         }
-        let result = checked_volume_name(&plan).and_then(|()| set_up.volume(&plan));
-        match result {
+        let kind = kind_of(&plan.backing);
+        let work = || checked_volume_name(&plan).and_then(|()| set_up.volume(&plan));
+        match counts::timed("volume_mount", kind, work) {
             Ok(host_path) => {
                 mounted.refresh_at = earliest(mounted.refresh_at, plan.refresh_at);
-                let kind = kind_of(&plan.backing);
                 let read_only = kind.is_read_only();
                 let volume = MountedVolume { name: plan.name.clone(), host_path, read_only, kind };
                 mounted.volumes.insert(plan.name, volume);
@@ -324,6 +336,7 @@ fn set_up(
             Err(cause) => failures.push(failure(&plan.name, cause)),
         }
     }
+    inner.counts.hold(uid, mounted.iter().map(|volume| volume.kind).collect());
     if failures.is_empty() { Ok(mounted) } else { Err(VolumeError::SetUp(failures)) }
 }
 

@@ -6,7 +6,8 @@
 //! who calls [`VolumeManager::mount`] again; when tokens must be replaced is in its answer.
 
 pub mod atomic_writer;
-pub mod error;
+pub mod counts;
+mod error;
 pub mod host_path;
 pub mod layout;
 pub mod manager;

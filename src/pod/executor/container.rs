@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
 use tokio::time::timeout;
 
 use super::hooks::container_kind;
@@ -48,6 +48,22 @@ struct StartFiles {
     log_directory: PathBuf,
 }
 
+/// How a runtime begins its words when it could not mount an image volume (cri-api, pkg/errors).
+const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
+
+/// Counts the image volumes of a container that was begun, by whether the runtime could mount them.
+fn count_image_volumes(pod: &Pod, container: &str, failure: Option<&Failure>) {
+    let spec = pod::spec(pod);
+    let is_image = |name: &str| spec.volumes.iter().flatten().any(|v| v.name == name && v.image.is_some());
+    let Some((_, container)) = pod::container_by_name(spec, container) else { return };
+    let failed = failure.is_some_and(|f| f.reason == CREATE_ERROR && f.message.starts_with(IMAGE_VOLUME_FAILED));
+    for _ in container.volume_mounts.iter().flatten().filter(|mount| is_image(&mount.name)) {
+        metrics::IMAGE_VOLUMES_REQUESTED.increment(&[]);
+        let outcome = if failed { &metrics::IMAGE_VOLUME_ERRORS } else { &metrics::IMAGE_VOLUMES_MOUNTED };
+        outcome.increment(&[]);
+    }
+}
+
 impl Executor {
     pub(super) async fn start_container(&self, context: &PodContext, start: &StartContainer) -> Executed {
         let kind = match start.kind {
@@ -60,6 +76,7 @@ impl Executor {
         if let Err(failure) = &result {
             metrics::STARTED_CONTAINERS_ERRORS.increment(&[&failure.reason, kind]);
         }
+        count_image_volumes(&context.pod, &start.container, result.as_ref().err());
         if let Err(failure) = &result
             && !context.ending.is_cancelled()
         {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Executor, PodContext};
+use crate::metrics::kubelet as metrics;
 use crate::model::EventType;
 use crate::model::pod::{self, ContainerKind};
 use crate::model::release::minor_release;
@@ -56,7 +57,9 @@ impl Executor {
                 format!("HTTP lifecycle hook ({path}) {} - error: {error}", place())
             }),
             HookCall::Sleep(time) => {
+                let cut_short = CutShort(true);
                 tokio::time::sleep(Duration::try_from(*time).unwrap_or_default()).await;
+                cut_short.slept_through();
                 Ok(())
             }
             HookCall::Invalid(error) => Err(format!("Cannot run handler: {error}")),
@@ -87,10 +90,28 @@ impl Executor {
         let is_open = |(name, _): &&(String, String)| !name.eq_ignore_ascii_case("authorization");
         let headers: Vec<_> = headers.iter().filter(is_open).cloned().collect();
         HttpGet { https: false, headers: &headers, ..get }.send().await.map_err(|_| error.to_string())?;
+        metrics::HOOK_FALLBACKS.increment(&[]);
         let host = get.authority();
         let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
         self.pod_event(&context.pod, EventType::Warning, "LifecycleHTTPFallback", message);
         Ok(())
+    }
+}
+
+/// Counts a sleep that is dropped before its end.
+struct CutShort(bool);
+
+impl CutShort {
+    fn slept_through(mut self) {
+        self.0 = false;
+    }
+}
+
+impl Drop for CutShort {
+    fn drop(&mut self) {
+        if self.0 {
+            metrics::SLEEPS_CUT_SHORT.increment(&[]);
+        }
     }
 }
 

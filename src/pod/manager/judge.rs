@@ -1,10 +1,12 @@
 //! The manager's part in admission: who waits to be judged or for room, which pods count, and what follows from a verdict.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -12,6 +14,8 @@ use tracing::{info, warn};
 use super::{Origin, PodManager};
 use crate::metrics::kubelet as metrics;
 use crate::model::pod::{self, PodKey, PodUid};
+use crate::model::qos::QosClass;
+use crate::model::resources;
 use crate::pod::admission::{self, Admitted, NodeView, Verdict};
 use crate::pod::plan::NodeEnd;
 use crate::pod::source::Source;
@@ -125,6 +129,7 @@ impl PodManager {
                 self.start(candidate.pod, Some(from), Standing { admitted: None, end }, cancel);
             }
             Verdict::Preempt { victims, resource } if !victims.is_empty() => {
+                count_admitted(&candidate.pod);
                 let mut patience = LEAST_PATIENCE;
                 for victim in &victims {
                     metrics::PREEMPTIONS.increment(&[&resource]);
@@ -135,6 +140,7 @@ impl PodManager {
                 self.start_those_with_room(cancel);
             }
             Verdict::Admit | Verdict::Preempt { .. } => {
+                count_admitted(&candidate.pod);
                 let pod = candidate.pod.clone();
                 self.start(pod, Some(from), Standing { admitted: Some(candidate), end: None }, cancel);
             }
@@ -221,6 +227,25 @@ impl PodManager {
             self.judge(candidate, from, Some(node.clone()), cancel);
         }
     }
+}
+
+/// Counts a pod that is taken.
+fn count_admitted(pod: &Pod) {
+    let spec = pod::spec(pod);
+    let says = |container: &Container| {
+        let resources = container.resources.as_ref();
+        let is_said = |list: Option<&BTreeMap<String, Quantity>>| list.is_some_and(|list| !list.is_empty());
+        resources.is_some_and(|r| is_said(r.requests.as_ref()) || is_said(r.limits.as_ref()))
+    };
+    let by_container = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(says);
+    let mode = match (resources::has_pod_level_resources(spec), by_container) {
+        (true, true) => "pod_and_container_level",
+        (true, false) => "pod_level",
+        (false, true) => "container_level",
+        (false, false) => "",
+    };
+    let class = QosClass::of(pod).as_str().to_ascii_lowercase();
+    metrics::POD_LEVEL_ADMISSIONS.increment(&[mode, &class]);
 }
 
 /// The pods in the order in which they are judged when many come at once: those that an agent took before, which may run, come
