@@ -130,6 +130,87 @@ async fn a_busy_pod_is_seen_as_busy_and_as_the_kubelet_sees_it() {
     namespace.clean_up(&[uid]).await;
 }
 
+/// Families of the kubelet's that are not here, by how they begin: those of Go and of its libraries.
+const OF_LIBRARIES: &[&str] = &[
+    "aggregator_",
+    "apiserver_",
+    "cardinality_enforcement_",
+    "disabled_metrics_total",
+    "go_",
+    "hidden_metrics_total",
+    "process_network_",
+    "registered_metrics_total",
+    "rest_client_exec_plugin_",
+    "rest_client_request_size_bytes",
+    "rest_client_response_size_bytes",
+    "rest_client_transport_",
+    "workqueue_",
+];
+/// Those of what this agent does not have, or does in another way; `kubelet_restarted_pods_total` is shown once it is not 0.
+const OF_WHAT_IS_MISSING: &[&str] = &[
+    "dra_",
+    "force_cleaned_failed_volume_",
+    "kubelet_cpu_manager_",
+    "kubelet_evented_pleg_",
+    "kubelet_graceful_shutdown_",
+    "kubelet_imagemanager_",
+    "kubelet_memory_manager_",
+    "kubelet_orphan_pod_cleaned_volumes",
+    "kubelet_pleg_discard_events",
+    "kubelet_pod_in_progress_resizes",
+    "kubelet_pod_watch_events_dropped_total",
+    "kubelet_restarted_pods_total",
+    "kubelet_topology_manager_",
+    "reconstruct_volume_",
+    "volume_operation_total_seconds",
+];
+
+/// The names of all families in an exposition.
+fn families(text: &str) -> std::collections::BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn the_kubelets_families_are_there_but_for_those_of_what_is_missing() {
+    let agent = Agent::start(Kind::Peer).await;
+    let namespace = TestNamespace::create("families").await;
+    let mut uids = Vec::new();
+    let ended = async |name: &str| {
+        let pod = namespace.script(name, "true", "Never").await;
+        namespace.wait_phase(name, "Succeeded").await;
+        uid(&pod)
+    };
+    uids.push(ended("theirs").await);
+    let theirs = fetch(&namespace, "metrics").await.unwrap();
+    agent.kill().await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    uids.push(ended("ours").await);
+    // One that runs, so that there are volumes.
+    let pod = namespace.script("runs", "sleep 1000", "Never").await;
+    namespace.wait_ready("runs").await;
+    uids.push(uid(&pod));
+    let ours = fetch(&namespace, "metrics").await.unwrap();
+    let (there, here) = (families(&theirs), families(&ours));
+    let is_explained =
+        |name: &str| OF_LIBRARIES.iter().chain(OF_WHAT_IS_MISSING).any(|absent| name.starts_with(absent));
+    let absent: Vec<&String> = there.difference(&here).filter(|name| !is_explained(name)).collect();
+    assert!(absent.is_empty(), "{absent:#?}");
+    let head = |text: &str, name: &str| {
+        let is_of = |line: &&str| line.starts_with("# ") && line.split(' ').nth(2) == Some(name);
+        text.lines().filter(is_of).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for name in there.intersection(&here) {
+        assert_eq!(head(&ours, name), head(&theirs, name), "{name}");
+    }
+    assert!(
+        ours.contains("kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"0\""),
+        "{ours}"
+    );
+    namespace.clean_up(&uids).await;
+}
+
 /// Every field of the pod and the node, without what depends on where the agent runs and on when the kubelet last looked.
 fn keys(seen: &Value) -> Vec<String> {
     fn walk(value: &Value, path: &str, into: &mut Vec<String>) {
