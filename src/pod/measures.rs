@@ -5,7 +5,7 @@
 
 use std::sync::Once;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
 use super::plan::{Action, PodPhases};
 use crate::metrics::kubelet as metrics;
@@ -133,15 +133,19 @@ impl Measures {
 
 /// Counts the containers that have ended since.
 fn count_ends(kind: &str, before: &Option<Vec<ContainerStatus>>, after: &Option<Vec<ContainerStatus>>) {
-    let end = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
     for status in after.iter().flatten() {
         let Some(ended) = end(status) else { continue };
         let known = before.iter().flatten().find(|known| known.name == status.name);
         if known.and_then(end).is_none() {
-            let reason = ended.reason.unwrap_or_default();
-            metrics::TERMINATED_CONTAINERS.increment(&[kind, &ended.exit_code.to_string(), &reason]);
+            let reason = ended.reason.as_deref().unwrap_or_default();
+            metrics::TERMINATED_CONTAINERS.increment(&[kind, &ended.exit_code.to_string(), reason]);
         }
     }
+}
+
+/// How the container ended, if it has.
+fn end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    status.state.as_ref()?.terminated.as_ref()
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
