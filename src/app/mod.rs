@@ -41,6 +41,14 @@ use supervisor::Supervisor;
 /// How long tasks may take to end after they were told to.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(600);
 
+/// Threads for work that may block: those for calls that may hang, each kind in its bounded place, and those for all the rest,
+/// which the others so cannot take. They are made when they are needed.
+const BLOCKING_THREADS: usize = 32
+    + crate::cgroup::BLOCKING_PLACES
+    + crate::volume::BLOCKING_PLACES
+    + crate::stats::BLOCKING_PLACES
+    + crate::probe::BLOCKING_PLACES;
+
 /// Runs the agent with the arguments after the program's name. Returns when it was told to end or cannot go on.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let settings = match config::load(arguments) {
@@ -59,7 +67,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("ferrolet")
-        .max_blocking_threads(32)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(Duration::from_secs(3))
         .enable_all()
         .build();

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::bulkhead::BlockingError;
 use crate::sys::systemd::SystemdError;
 
 use super::name::CgroupName;
@@ -131,9 +132,9 @@ pub enum CgroupError {
         /// The processes in it that can be seen.
         pids: Vec<i32>,
     },
-    /// The thread that did the work ended before it answered.
-    #[error("cgroup work was cut off: {0}")]
-    CutOff(#[from] tokio::task::JoinError),
+    /// The work was not begun, since too much of it hangs, or was cut off.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
 }
 
 fn join_paths(paths: &[PathBuf]) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tracing::{debug, warn};
@@ -13,6 +14,7 @@ use crate::model::linux_resources::MIN_CPU_SHARES;
 use crate::model::pod::PodUid;
 use crate::model::qos::QosClass;
 use crate::model::resources::ResourceTotals;
+use crate::sys::bulkhead::Bulkhead;
 use crate::sys::systemd::Units;
 
 use super::error::CgroupError;
@@ -25,6 +27,11 @@ use super::values::{
     CgroupValues, PodCgroupSettings, QosSums, QosValues, ReservedScope, allocatable, kubepods_values, pod_values,
     qos_values, reserved_values,
 };
+
+/// Calls at once. systemd, which makes the slices of its driver, takes them one by one.
+pub const BLOCKING_PLACES: usize = 8;
+/// How long a call waits for a place: as long as systemd may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the configuration says of cgroups.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,6 +194,8 @@ struct Inner {
     qos: Mutex<Option<QosValues>>,
     /// Pods whose cgroup this process knows to have its values.
     finished: Mutex<HashSet<PodUid>>,
+    /// Where the calls are made: a systemd that does not answer must hold up nothing else.
+    calls: Bulkhead,
 }
 
 impl CgroupManager {
@@ -216,6 +225,7 @@ impl CgroupManager {
             kubepods: Mutex::default(),
             qos: Mutex::default(),
             finished: Mutex::default(),
+            calls: Bulkhead::new("the cgroups of pods", BLOCKING_PLACES, PATIENCE),
         };
         Ok(CgroupManager { inner: Arc::new(inner) })
     }
@@ -313,7 +323,8 @@ impl CgroupManager {
         let all = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
         let classes = class.as_ref().map_or(&all[..], std::slice::from_ref);
         let names: Option<Vec<CgroupName>> = classes.iter().map(|class| self.inner.names.pod(uid, *class)).collect();
-        remove::remove(Arc::clone(&self.inner.tree), names.ok_or_else(|| refused(uid))?).await?;
+        let names = names.ok_or_else(|| refused(uid))?;
+        remove::remove(Arc::clone(&self.inner.tree), names, &self.inner.calls).await?;
         lock(&self.inner.finished).remove(uid);
         Ok(())
     }
@@ -346,7 +357,7 @@ impl CgroupManager {
         work: impl FnOnce(&Inner) -> Result<T, CgroupError> + Send + 'static,
     ) -> Result<T, CgroupError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || work(&inner)).await?
+        self.inner.calls.run(move || work(&inner)).await?
     }
 }
 

@@ -46,5 +46,5 @@ pub mod values;
 pub use enter::enter;
 pub use error::CgroupError;
 pub use hierarchy::{Hierarchy, HostPaths, Version};
-pub use manager::{CgroupManager, CgroupSettings, Enforced, EnforcedSubject, Enforcement, FoundPod};
+pub use manager::{BLOCKING_PLACES, CgroupManager, CgroupSettings, Enforced, EnforcedSubject, Enforcement, FoundPod};
 pub use name::{CgroupName, Driver};

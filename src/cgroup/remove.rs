@@ -15,6 +15,7 @@ use super::name::CgroupName;
 use super::systemd;
 use super::tree::{PROCESSES, Tree, is};
 use crate::metrics::kubelet as metrics;
+use crate::sys::bulkhead::Bulkhead;
 
 /// How often a cgroup in use is tried again; with the pauses doubling from [`FIRST_PAUSE`], about a second in all.
 const TRIES: u32 = 10;
@@ -22,24 +23,24 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Removes cgroups in all hierarchies, and their slices. Nothing is killed if they are empty; else every process in them
 /// gets SIGKILL until they are gone. A cgroup that is not there is fine.
-pub(super) async fn remove(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<(), CgroupError> {
+pub(super) async fn remove(tree: Arc<Tree>, names: Vec<CgroupName>, calls: &Bulkhead) -> Result<(), CgroupError> {
     let began = Instant::now();
-    let result = remove_patiently(tree, names).await;
+    let result = remove_patiently(tree, names, calls).await;
     metrics::CGROUP_DURATION.observe(&["destroy"], began.elapsed().as_secs_f64());
     result
 }
 
-async fn remove_patiently(tree: Arc<Tree>, names: Vec<CgroupName>) -> Result<(), CgroupError> {
+async fn remove_patiently(tree: Arc<Tree>, names: Vec<CgroupName>, calls: &Bulkhead) -> Result<(), CgroupError> {
     let names = Arc::new(names);
     if tree.units.is_some() {
         let (tree, names) = (Arc::clone(&tree), Arc::clone(&names));
-        tokio::task::spawn_blocking(move || tree.stop_slices(&names)).await?;
+        calls.run(move || tree.stop_slices(&names)).await?;
     }
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
         let (tree, names) = (Arc::clone(&tree), Arc::clone(&names));
-        let attempt = tokio::task::spawn_blocking(move || tree.try_remove(&names, tries > 0)).await?;
+        let attempt = calls.run(move || tree.try_remove(&names, tries > 0)).await?;
         match attempt {
             Err(CgroupError::InUse { .. }) if tries == 0 => {}
             Err(CgroupError::InUse { .. }) if tries <= TRIES => {

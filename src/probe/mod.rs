@@ -30,4 +30,5 @@ pub use counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
 pub use exposition::expose;
 pub use http::HttpGet;
 pub use manager::{PodProbes, ProbeManager, ProbeManagerParts};
+pub use tcp::BLOCKING_PLACES;
 pub use types::{ProbeEvents, ProbeFeatures, ProbeKind, ProbedContainer, WhichProbes};

@@ -4,12 +4,19 @@
 //! a pod that is gone blocks a thread.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use super::attempt::Attempt;
+use crate::sys::bulkhead::Bulkhead;
+
+/// Names that are looked up at once. A resolver without an answer holds its thread longer than a probe waits.
+pub const BLOCKING_PLACES: usize = 4;
+static LOOKUPS: LazyLock<Bulkhead> =
+    LazyLock::new(|| Bulkhead::new("lookups of host names", BLOCKING_PLACES, Duration::from_secs(30)));
 
 /// Connects and hangs up.
 pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> Attempt {
@@ -24,10 +31,11 @@ pub(super) async fn probe(host: &str, port: u16, timeout: Duration) -> Attempt {
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, port)],
-        Err(_) => match tokio::net::lookup_host((host, port)).await {
-            Ok(addresses) => addresses.collect(),
-            Err(_) => Vec::new(),
-        },
+        Err(_) => {
+            let name = host.to_owned();
+            let found = LOOKUPS.run(move || (name, port).to_socket_addrs()).await;
+            found.map_err(|error| error.to_string())?.map(Iterator::collect).unwrap_or_default()
+        }
     };
     let mut first = None;
     for address in addresses {

@@ -23,12 +23,17 @@ use crate::model::pod::{PodKey, PodUid};
 use crate::model::{Timestamp, clock};
 use crate::runtime::translate as paths;
 use crate::runtime::{ListedState, Observer, RuntimeClient, RuntimeError, RuntimePod, cri};
+use crate::sys::bulkhead::{BlockingError, Bulkhead};
 use crate::sys::disk_usage;
 use crate::sys::filesystem::{self, FilesystemUsage};
 use crate::sys::machine::{MachineFacts, MachineReader};
 
 /// For how long an answer is given again: several scrapers ask at about the same time.
 const SHARED: Duration = Duration::from_secs(2);
+/// Readings at once: one of each depth. Those that a caller gave up are counted until they end.
+pub const BLOCKING_PLACES: usize = 3;
+/// How long a reading waits for a place: less than scrapers wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who knows the pods that the node has.
 pub trait KnownPods: Send + Sync {
@@ -45,9 +50,9 @@ pub enum StatsError {
     /// The root of the cgroup tree cannot be read.
     #[error("failed to get root cgroup stats: the cgroup of the whole machine is not there")]
     Root,
-    /// The reading was given up.
-    #[error("reading the node's figures ended abnormally: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    /// The reading was not begun, since those before it hang, or was cut off.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
 }
 
 /// What the collector is made from.
@@ -86,6 +91,8 @@ struct Shared {
     layers: WritableLayers,
     /// The last reading of each depth, behind a lock that makes those who ask at the same time wait for one reading.
     last: [tokio::sync::Mutex<Option<Reading>>; 3],
+    /// Where readings are made: disks that do not answer and volumes of many files must hold up nothing else.
+    readings: Bulkhead,
 }
 
 impl StatsCollector {
@@ -109,6 +116,7 @@ impl StatsCollector {
             rates: Mutex::default(),
             volumes: Mutex::default(),
             last: Default::default(),
+            readings: Bulkhead::new("reading the node's figures", BLOCKING_PLACES, PATIENCE),
         };
         StatsCollector { shared: Arc::new(shared) }
     }
@@ -211,7 +219,8 @@ impl Shared {
 
     /// All of a reading in one blocking task, whatever the number of pods.
     async fn blocking(self: Arc<Self>, told: Told, depth: Depth) -> Result<Sample, StatsError> {
-        tokio::task::spawn_blocking(move || self.read(&told, depth)).await?
+        let readings = self.readings.clone();
+        readings.run(move || self.read(&told, depth)).await?
     }
 
     fn read(&self, told: &Told, depth: Depth) -> Result<Sample, StatsError> {

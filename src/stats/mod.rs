@@ -31,5 +31,5 @@ pub mod sample;
 mod summary;
 
 pub use agent::booted_at;
-pub use collector::{KnownPods, StatsCollector, StatsError, StatsSettings};
+pub use collector::{BLOCKING_PLACES, KnownPods, StatsCollector, StatsError, StatsSettings};
 pub use summary::NodeConstants;

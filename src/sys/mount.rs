@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -226,6 +226,7 @@ pub fn is_dead(error: &io::Error) -> bool {
 #[derive(Debug, Default)]
 pub struct RecordingMounts {
     state: Mutex<Recorded>,
+    released: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -233,6 +234,7 @@ struct Recorded {
     mounted: BTreeMap<PathBuf, Vec<Filesystem>>,
     calls: Vec<String>,
     failing: BTreeMap<PathBuf, Errno>,
+    hanging: Vec<PathBuf>,
 }
 
 impl RecordingMounts {
@@ -243,6 +245,9 @@ impl RecordingMounts {
     fn add(&self, parent: &Dir, name: &OsStr, filesystem: Filesystem, call: &str) -> io::Result<()> {
         let path = parent.path_of(name);
         let mut state = self.state();
+        while state.hanging.iter().any(|hanging| path.starts_with(hanging)) {
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         if let Some(errno) = state.failing.get(&path) {
             return Err((*errno).into());
         }
@@ -264,6 +269,17 @@ impl RecordingMounts {
     /// Lets every call on that path fail from now on.
     pub fn fail(&self, path: &Path, errno: Errno) {
         self.state().failing.insert(path.to_owned(), errno);
+    }
+
+    /// Lets every mount below that path hang until [`RecordingMounts::release`].
+    pub fn hang(&self, below: &Path) {
+        self.state().hanging.push(below.to_owned());
+    }
+
+    /// Lets all that hangs go on.
+    pub fn release(&self) {
+        self.state().hanging.clear();
+        self.released.notify_all();
     }
 
     /// Lets calls on that path succeed again.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::plan::PlanError;
+use crate::sys::bulkhead::BlockingError;
 
 /// A file system operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +116,10 @@ pub enum VolumeError {
         /// The reason, for the node's log.
         source: FsError,
     },
-    /// The call was given up, or its thread ended badly.
+    /// The work was not begun, since too much of it hangs, or was cut off.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
+    /// The call was given up.
     #[error("the work on the volumes of pod {uid} was interrupted")]
     Interrupted {
         /// The pod.

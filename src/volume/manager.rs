@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::counts::{self, Counts};
@@ -24,7 +26,18 @@ use super::tear_down;
 use crate::model::pod::{PodKey, PodUid};
 use crate::model::{Timestamp, clock};
 use crate::sys::beneath::Dir;
+use crate::sys::bulkhead::Bulkhead;
 use crate::sys::mount::Mounts;
+
+/// Pods whose volumes are worked on at once.
+const OWN_PLACES: usize = 8;
+/// The same for pods with volumes that are on the node outside of the agent's root directory, which may be on disks that do not
+/// answer. More, since each that hangs takes one of them.
+const HOST_PLACES: usize = 16;
+/// All blocking threads that volumes can take.
+pub const BLOCKING_PLACES: usize = OWN_PLACES + HOST_PLACES;
+/// How long a pod waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The volumes of a pod, ready for containers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,8 +95,10 @@ struct Inner {
     mounts: Arc<dyn Mounts>,
     node: RwLock<Arc<NodeAmounts>>,
     /// One lock for each pod that is worked on, so that work given up by its caller and its successor do not meet.
-    busy: Mutex<HashMap<PodUid, Arc<Mutex<()>>>>,
+    busy: Mutex<HashMap<PodUid, Weak<tokio::sync::Mutex<()>>>>,
     counts: Counts,
+    own_places: Bulkhead,
+    host_places: Bulkhead,
 }
 
 impl fmt::Debug for VolumeManager {
@@ -104,8 +119,17 @@ impl Drop for GivenUp {
 impl VolumeManager {
     /// A manager for the root directory (`/var/lib/kubelet` by default). Touches nothing yet.
     pub fn new(root: PathBuf, objects: Arc<dyn VolumeObjects>, mounts: Arc<dyn Mounts>) -> Self {
-        let (node, busy, counts) = (RwLock::default(), Mutex::default(), Counts::default());
-        VolumeManager { inner: Arc::new(Inner { root, objects, mounts, node, busy, counts }) }
+        let inner = Inner {
+            root,
+            objects,
+            mounts,
+            node: RwLock::default(),
+            busy: Mutex::default(),
+            counts: Counts::default(),
+            own_places: Bulkhead::new("volumes of pods", OWN_PLACES, PATIENCE),
+            host_places: Bulkhead::new("volumes of pods that use the node's paths", HOST_PLACES, PATIENCE),
+        };
+        VolumeManager { inner: Arc::new(inner) }
     }
 
     /// Tells what the node can give to pods (`status.allocatable`); emptyDirs in memory and the downward API depend on it.
@@ -120,7 +144,8 @@ impl VolumeManager {
     /// With the path that resisted.
     pub async fn prepare_root(&self) -> Result<(), VolumeError> {
         let inner = self.inner.clone();
-        blocking("", move || prepare_root(&inner.root, inner.mounts.as_ref()).map_err(VolumeError::from)).await
+        let places = self.inner.own_places.clone();
+        places.run(move || prepare_root(&inner.root, inner.mounts.as_ref()).map_err(VolumeError::from)).await?
     }
 
     /// A pod's own directory.
@@ -152,7 +177,9 @@ impl VolumeManager {
         drop(objects);
         self.inner.counts.want(&uid, used_volumes(pod).into_iter().filter_map(VolumeKind::of).collect());
         let now = clock::now();
-        self.exclusively(&uid, move |inner, uid, given_up| set_up(inner, uid, plans, failures, now, given_up)).await
+        let places = self.places(plans.iter().any(|plan| matches!(plan.backing, Backing::HostPath { .. })));
+        let work = move |inner: &Inner, uid: &PodUid, given_up: &_| set_up(inner, uid, plans, failures, now, given_up);
+        self.exclusively(&uid, places, work).await
     }
 
     /// Removes everything of the pod: mounts, files and directories. A pod that is not there is no error.
@@ -164,7 +191,10 @@ impl VolumeManager {
     pub async fn unmount(&self, uid: &PodUid) -> Result<(), VolumeError> {
         checked_name(uid.as_str())?;
         self.inner.objects.forget_tokens(uid);
-        self.exclusively(uid, |inner, uid, _| {
+        let held = self.inner.counts.held(uid);
+        // Of what an earlier agent set up nothing is known.
+        let places = self.places(held.is_empty() || held.contains(&VolumeKind::HostPath));
+        self.exclusively(uid, places, |inner, uid, _| {
             let began = Instant::now();
             let removed = tear_down::tear_down(&inner.root, uid, inner.mounts.as_ref());
             for kind in inner.counts.held(uid) {
@@ -203,7 +233,8 @@ impl VolumeManager {
             index,
             sub_path: sub_path.to_owned(),
         };
-        self.exclusively(uid, move |inner, uid, given_up| {
+        let places = self.places(volume.kind == VolumeKind::HostPath);
+        self.exclusively(uid, places, move |inner, uid, given_up| {
             if given_up.load(Ordering::Acquire) {
                 return Err(VolumeError::Interrupted { uid: uid.to_string() });
             }
@@ -215,8 +246,8 @@ impl VolumeManager {
     /// The pods that have a directory, running or not. A directory of pods that cannot be read is logged.
     pub async fn pods_on_disk(&self) -> Vec<PodUid> {
         let inner = self.inner.clone();
-        let found = blocking("", move || Ok(tear_down::pods_on_disk(&inner.root)?)).await;
-        found.unwrap_or_else(|error| {
+        let found = self.inner.own_places.run(move || Ok(tear_down::pods_on_disk(&inner.root)?)).await;
+        found.map_err(VolumeError::from).flatten().unwrap_or_else(|error| {
             tracing::error!(%error, "left-over pods on disk cannot be looked for");
             Vec::new()
         })
@@ -259,30 +290,41 @@ impl VolumeManager {
         (plans, failures)
     }
 
+    /// Where work is done that touches the node's own paths, or the agent's directories alone.
+    fn places(&self, touches_host: bool) -> &Bulkhead {
+        if touches_host { &self.inner.host_places } else { &self.inner.own_places }
+    }
+
     /// Runs work on a pod on a blocking thread, never two at once for the same pod.
     async fn exclusively<T: Send + 'static>(
         &self,
         uid: &PodUid,
+        places: &Bulkhead,
         work: impl FnOnce(&Inner, &PodUid, &AtomicBool) -> Result<T, VolumeError> + Send + 'static,
     ) -> Result<T, VolumeError> {
         let given_up = GivenUp(Arc::default());
+        let turn = self.inner.turn(uid).await;
         let (inner, owned, flag) = (self.inner.clone(), uid.clone(), given_up.0.clone());
-        blocking(uid.as_str(), move || {
-            let lock = {
-                let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-                busy.entry(owned.clone()).or_default().clone()
-            };
-            let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = work(&inner, &owned, &flag);
-            drop(held);
-            let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            // Two: the map's and this thread's. Others can join only through the map, which is locked.
-            if Arc::strong_count(&lock) <= 2 {
-                busy.remove(&owned);
-            }
-            result
-        })
-        .await
+        places
+            .run(move || {
+                let _turn = turn;
+                work(&inner, &owned, &flag)
+            })
+            .await?
+    }
+}
+
+impl Inner {
+    /// Waits until nothing else works on the pod. Without a thread: one that hangs is enough.
+    async fn turn(&self, uid: &PodUid) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy.retain(|_, lock| lock.strong_count() > 0);
+            let lock = busy.get(uid).and_then(Weak::upgrade).unwrap_or_default();
+            busy.insert(uid.clone(), Arc::downgrade(&lock));
+            lock
+        };
+        lock.lock_owned().await
     }
 }
 
@@ -292,16 +334,6 @@ fn failure(volume: &str, cause: SetUpError) -> VolumeFailure {
 
 fn checked_name(name: &str) -> Result<(), VolumeError> {
     if is_plain_name(name) { Ok(()) } else { Err(VolumeError::Name { name: name.to_owned() }) }
-}
-
-async fn blocking<T: Send + 'static>(
-    uid: &str,
-    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-) -> Result<T, VolumeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(VolumeError::Interrupted { uid: uid.to_owned() }),
-    }
 }
 
 /// One thread for all volumes of a pod: each takes some ten to hundred microseconds, less than to hand it over.

@@ -24,7 +24,7 @@ pub mod tear_down;
 
 pub use error::{VolumeError, VolumeFailure};
 pub use layout::VolumeKind;
-pub use manager::{MountedVolume, MountedVolumes, VolumeManager};
+pub use manager::{BLOCKING_PLACES, MountedVolume, MountedVolumes, VolumeManager};
 pub use objects::{ObjectFailure, ServiceAccountToken, TokenRequest, VolumeObjects};
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn mode(path: impl AsRef<Path>) -> u32 {
 /// Runs a test body with real mounts, in a mount namespace of its own.
 fn with_kernel(body: impl AsyncFnOnce(tempfile::TempDir, Arc<FakeObjects>, VolumeManager) + Send + 'static) {
     in_mount_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (temp, objects, manager) = parts(Arc::new(KernelMounts::default()));
         runtime.block_on(body(temp, objects, manager));
     });
@@ -437,4 +437,35 @@ fn the_common_pod_is_quick() {
 #[allow(clippy::print_stderr, reason = "a measurement worth seeing with --nocapture")]
 fn println_for_humans(line: &str) {
     eprintln!("{line}");
+}
+
+/// Thirty pods with paths of a disk that does not answer, on as many threads as the agent gives to volumes.
+#[test]
+fn pods_whose_disks_hang_hold_up_no_others() {
+    let threads = BLOCKING_PLACES;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(threads).build().unwrap();
+    runtime.block_on(async {
+        let world = world();
+        let host_path = json!({ "name": "disk", "hostPath": { "path": "/dead" } });
+        let mut hanging = tokio::task::JoinSet::new();
+        for number in 0..threads + 6 {
+            let mut pod = pod(json!([host_path, api_access()]));
+            pod.metadata.uid = Some(format!("dead-{number}"));
+            world.mounts.hang(&world.temp.path().join("pods").join(format!("dead-{number}")));
+            let manager = world.manager.clone();
+            hanging.spawn(async move { manager.mount(&pod).await });
+        }
+        // All have begun, or wait for a place.
+        tokio::task::yield_now().await;
+        let well = pod(json!([api_access()]));
+        let limit = std::time::Duration::from_secs(20);
+        let mounted = tokio::time::timeout(limit, world.manager.mount(&well)).await;
+        let unmounted = tokio::time::timeout(limit, world.manager.unmount(&uid())).await;
+        world.mounts.release();
+        mounted.expect("held up").unwrap();
+        unmounted.expect("held up").unwrap();
+        let ended = hanging.join_all().await;
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    });
 }
