@@ -10,12 +10,14 @@ use crate::metrics::kubelet as metrics;
 use crate::model::{Timestamp, clock};
 use crate::probe::{self, ProbeManager};
 use crate::server::Introspection;
+use crate::volume::VolumeManager;
 
-/// The agent's own flags, verbosity, probes and certificates (the client's, then the server's).
+/// The agent's own flags, verbosity, probes, volumes and certificates (the client's, then the server's).
 pub(super) fn of_agent(
     settings: &Settings,
     verbosity: Option<Verbosity>,
     probes: ProbeManager,
+    volumes: VolumeManager,
     [client, serving]: [Option<CertificateHandle>; 2],
 ) -> Introspection {
     for gate in Gate::all() {
@@ -28,6 +30,7 @@ pub(super) fn of_agent(
             .map(|verbosity| -> Arc<dyn Fn(u32) + Send + Sync> { Arc::new(move |level| verbosity.set(level)) }),
         probes: Some(Arc::new(move |text| probe::expose(probes.samples(), text))),
         refresh: Some(Arc::new(move || {
+            volumes.update_metrics();
             if let Some(client) = &client {
                 metrics::CLIENT_TTL.set(time_to_live(client.expires(), clock::now()));
             }

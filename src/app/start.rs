@@ -230,6 +230,7 @@ pub(super) async fn start(
     let (owner_sender, node_owner) = watch::channel(None);
     let senders = FactSenders { facts: facts_sender, network_problem: network_sender, node_owner: owner_sender };
 
+    let counted_volumes = volumes.clone();
     let executor = Arc::new(Executor::new(ExecutorParts {
         runtime: runtime.clone(),
         observer: observer.clone(),
@@ -316,7 +317,7 @@ pub(super) async fn start(
     let (kept_figures, figures_token) = (figures.clone(), token());
     spawn(&mut tasks, "figures", async move { kept_figures.run(figures_token).await });
     let certificates = [client_certificate, signed_certificate.clone()];
-    let introspection = introspection::of_agent(settings, verbosity, probe_counts, certificates);
+    let introspection = introspection::of_agent(settings, verbosity, probe_counts, counted_volumes, certificates);
     let served = Served { pods: pods_served, figures, signed_certificate, introspection };
     serve_https(&mut tasks, settings, &node_name, server.as_ref(), served, &runtime, cancel).await?;
     if supervisor.is_watching() {

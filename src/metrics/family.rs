@@ -144,9 +144,14 @@ impl Gauge {
         self.series.with(values, || 0.0, |value| *value += by);
     }
 
-    /// Forgets all series, so that those of what is gone are not shown any more.
-    pub fn clear(&self) {
-        self.series.lock().clear();
+    /// Sets all series at once, in place of those that were: whoever asks sees the ones or the others.
+    pub fn replace<'a, const LABELS: usize>(&self, series: impl IntoIterator<Item = ([&'a str; LABELS], f64)>) {
+        debug_assert_eq!(LABELS, self.description.labels.len(), "{}", self.description.name);
+        let owned = |values: [&str; LABELS]| values.iter().map(|value| (*value).into()).collect();
+        let series = series.into_iter().take(MAX_SERIES);
+        let mut series: Vec<Labelled<f64>> = series.map(|(values, value)| (owned(values), value)).collect();
+        series.sort_by(|(a, _), (b, _)| a.cmp(b));
+        *self.series.lock() = series;
     }
 }
 
@@ -309,12 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn cleared_series_are_gone() {
+    fn replaced_series_are_gone() {
         static GAUGE: Gauge = Gauge::new("g", "h", &["pod"]);
         GAUGE.set(&["a"], 1.0);
-        GAUGE.clear();
-        GAUGE.set(&["b"], 1.0);
-        assert!(text_of(&GAUGE).ends_with("gauge\ng{pod=\"b\"} 1\n"));
+        GAUGE.replace([(["c"], 3.0), (["b"], 2.0)]);
+        GAUGE.add(&["c"], 1.0);
+        assert!(text_of(&GAUGE).ends_with("gauge\ng{pod=\"b\"} 2\ng{pod=\"c\"} 4\n"));
+        GAUGE.replace::<1>([]);
+        assert_eq!(text_of(&GAUGE), "");
     }
 
     #[test]

@@ -32,18 +32,16 @@ pub(super) fn set_pods(runtime: &[RuntimePod], known: &[Arc<PodObject>]) {
     let specs = known.iter().filter_map(|pod| pod.spec.as_ref());
     let ephemeral = specs.map(|spec| spec.ephemeral_containers.as_ref().map_or(0, Vec::len)).sum();
     metrics::MANAGED_EPHEMERAL_CONTAINERS.set(&[], count(ephemeral));
-    metrics::RUNNING_CONTAINERS.clear();
-    for (state, label) in [
+    let states = [
         (ListedState::Created, "created"),
         (ListedState::Running, "running"),
         (ListedState::Exited, "exited"),
         (ListedState::Unknown, "unknown"),
-    ] {
-        let containers = runtime.iter().flat_map(|pod| &pod.containers).filter(|c| c.state == state).count();
-        if containers > 0 {
-            metrics::RUNNING_CONTAINERS.set(&[label], count(containers));
-        }
-    }
+    ];
+    let in_state =
+        |state| runtime.iter().flat_map(|pod| &pod.containers).filter(|container| container.state == state).count();
+    let counts = states.map(|(state, label)| ([label], count(in_state(state))));
+    metrics::RUNNING_CONTAINERS.replace(counts.into_iter().filter(|(_, containers)| *containers > 0.0));
     for (is_static_label, is_static_wanted) in [("", false), ("true", true)] {
         let of_kind = || known.iter().filter(|pod| pod::is_static(pod) == is_static_wanted);
         if is_static_wanted {

@@ -1,7 +1,7 @@
 //! What metrics tell of volumes: how long they take to be set up and removed, and how many pods should have and do have.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -26,45 +26,40 @@ struct OfPod {
 impl Counts {
     /// These are to be set up.
     pub fn want(&self, uid: &PodUid, kinds: Vec<VolumeKind>) {
-        self.change(|pods| pods.entry(uid.clone()).or_default().wanted = kinds);
+        self.lock().entry(uid.clone()).or_default().wanted = kinds;
     }
 
     /// These are set up.
     pub fn hold(&self, uid: &PodUid, kinds: Vec<VolumeKind>) {
-        self.change(|pods| pods.entry(uid.clone()).or_default().held = kinds);
+        self.lock().entry(uid.clone()).or_default().held = kinds;
     }
 
     /// Those that are set up.
     pub fn held(&self, uid: &PodUid) -> Vec<VolumeKind> {
-        let pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pods.get(uid).map(|pod| pod.held.clone()).unwrap_or_default()
+        self.lock().get(uid).map(|pod| pod.held.clone()).unwrap_or_default()
     }
 
     /// Nothing is left of the pod.
     pub fn forget(&self, uid: &PodUid) {
-        self.change(|pods| drop(pods.remove(uid)));
+        self.lock().remove(uid);
     }
 
-    fn change(&self, change: impl FnOnce(&mut HashMap<PodUid, OfPod>)) {
-        let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut pods);
-        metrics::VOLUMES.clear();
-        for ((plugin, state), count) in totals(&pods) {
-            metrics::VOLUMES.set(&[plugin, state], f64::from(count));
-        }
-    }
-}
-
-fn totals(pods: &HashMap<PodUid, OfPod>) -> BTreeMap<(&'static str, &'static str), u32> {
-    let mut totals = BTreeMap::new();
-    for pod in pods.values() {
-        for (kinds, state) in [(&pod.wanted, WANTED), (&pod.held, HELD)] {
-            for kind in kinds {
-                *totals.entry((kind.plugin(), state)).or_default() += 1;
+    /// How many there are, by plugin and state.
+    pub fn totals(&self) -> BTreeMap<[&'static str; 2], u32> {
+        let mut totals = BTreeMap::new();
+        for pod in self.lock().values() {
+            for (kinds, state) in [(&pod.wanted, WANTED), (&pod.held, HELD)] {
+                for kind in kinds {
+                    *totals.entry([kind.plugin(), state]).or_default() += 1;
+                }
             }
         }
+        totals
     }
-    totals
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, OfPod>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Measures a piece of work on a volume.
@@ -94,8 +89,8 @@ mod tests {
         counts.want(&other, vec![VolumeKind::Secret, VolumeKind::EmptyDir]);
         counts.hold(&one, vec![VolumeKind::Secret]);
         let shown = |counts: &Counts| {
-            let totals = totals(&counts.0.lock().unwrap());
-            totals.into_iter().map(|((plugin, state), count)| format!("{plugin} {state} {count}")).collect::<Vec<_>>()
+            let totals = counts.totals();
+            totals.into_iter().map(|([plugin, state], count)| format!("{plugin} {state} {count}")).collect::<Vec<_>>()
         };
         let all = [
             "kubernetes.io/empty-dir desired_state_of_world 1",

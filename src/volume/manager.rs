@@ -23,6 +23,7 @@ use super::references::references;
 use super::set_up::SetUp;
 use super::sub_path::{self, SubPathRequest};
 use super::tear_down;
+use crate::metrics::kubelet as metrics;
 use crate::model::pod::{PodKey, PodUid};
 use crate::model::{Timestamp, clock};
 use crate::sys::beneath::Dir;
@@ -241,6 +242,12 @@ impl VolumeManager {
             sub_path::prepare(&inner.root, &request, inner.mounts.as_ref())
         })
         .await
+    }
+
+    /// Brings up to date what `/metrics` tells of how many volumes there are.
+    pub fn update_metrics(&self) {
+        let totals = self.inner.counts.totals();
+        metrics::VOLUMES.replace(totals.into_iter().map(|(labels, count)| (labels, f64::from(count))));
     }
 
     /// The pods that have a directory, running or not. A directory of pods that cannot be read is logged.
