@@ -16,7 +16,6 @@ use crate::runtime::cri;
 use super::backoff::{BackOff, Held};
 use super::credentials::Credential;
 use super::events::ImageEvents;
-use super::limiter::TokenBucket;
 use super::node_config::NodeConfigFiles;
 use super::puller::{ImageService, Pull, Pulled, Puller};
 use super::reference::{self, Reference};
@@ -187,8 +186,7 @@ impl ImageManager {
             (false, Some(max)) if max > 0 => usize::try_from(max).unwrap_or(DEFAULT_PARALLEL_PULLS),
             (false, _) => DEFAULT_PARALLEL_PULLS,
         };
-        let rate = TokenBucket::new(settings.pull_qps, settings.pull_burst, Instant::now());
-        let puller = Puller::new(service.clone(), parallel, rate);
+        let puller = Puller::new(service.clone(), parallel, settings.pull_qps, settings.pull_burst);
         let back_off = Mutex::new(BackOff::default());
         let node_config = settings.node_config;
         ImageManager { shared: Arc::new(Shared { service, puller, back_off, node_config, secrets, events }) }

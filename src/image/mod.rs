@@ -8,7 +8,6 @@
 mod backoff;
 pub mod credentials;
 mod events;
-mod limiter;
 mod manager;
 mod node_config;
 mod puller;

@@ -11,11 +11,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::metrics::kubelet as metrics;
+use crate::model::TokenBucket;
 use crate::model::pod::PodKey;
 use crate::runtime::{RuntimeClient, RuntimeError, cri};
 
 use super::credentials::Credential;
-use super::limiter::TokenBucket;
 
 /// Annotation of a pod by which containerd chooses where an image is unpacked.
 const RUNTIME_HANDLER_ANNOTATION: &str = "io.containerd.cri.runtime-handler";
@@ -100,13 +100,17 @@ struct UnderWay {
 struct Bounds {
     service: Arc<dyn ImageService>,
     places: Semaphore,
+    began: Instant,
     rate: Option<Mutex<TokenBucket>>,
 }
 
 impl Puller {
-    /// A puller with at most `parallel` pulls at once and that rate of starts.
-    pub(super) fn new(service: Arc<dyn ImageService>, parallel: usize, rate: Option<TokenBucket>) -> Self {
-        let bounds = Bounds { service, places: Semaphore::new(parallel.max(1)), rate: rate.map(Mutex::new) };
+    /// A puller with at most `parallel` pulls at once and that rate of starts (`registryPullQPS`, `registryBurst`), where 0 sets
+    /// no limit.
+    pub(super) fn new(service: Arc<dyn ImageService>, parallel: usize, per_second: f64, burst: u32) -> Self {
+        let rate = || Mutex::new(TokenBucket::full(per_second, burst, Duration::ZERO));
+        let rate = (per_second > 0.0).then(rate);
+        let bounds = Bounds { service, places: Semaphore::new(parallel.max(1)), began: Instant::now(), rate };
         Puller { shared: Arc::new(bounds), under_way: Mutex::new(HashMap::new()) }
     }
 
@@ -140,7 +144,7 @@ impl Bounds {
         // Never closed, so never an error.
         let _place = self.places.acquire().await;
         if let Some(rate) = &self.rate {
-            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).try_take(Instant::now());
+            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).try_take(self.began.elapsed());
             if !taken {
                 return Err(PullError("pull QPS exceeded".to_owned()));
             }

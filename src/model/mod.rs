@@ -1,6 +1,6 @@
 //! Plain values and the rules on them that every layer shares: pod keys, quantities, Go durations, QoS classes, resource
-//! sums, Linux resource values, hashes, sysctl names, services, observed container states, probe results, YAML documents, the
-//! release of Kubernetes, the clock.
+//! sums, Linux resource values, hashes, sysctl names, services, observed container states, probe results, YAML documents, token
+//! buckets, the release of Kubernetes, the clock.
 //!
 //! Knows nothing but the API types: no runtime, no API client, no file system, no tasks.
 
@@ -22,6 +22,8 @@ pub mod release;
 pub mod resources;
 pub mod service;
 pub mod sysctl;
+mod token_bucket;
 
 pub use event_type::EventType;
 pub use k8s_openapi::jiff::{SignedDuration, Timestamp};
+pub use token_bucket::TokenBucket;

@@ -2,13 +2,14 @@
 //! argument. The numbers and keys are those of client-go's `tools/record`, since clients count on them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use serde_json::{Value, json};
 
 use super::lru::{Digest, Digester, Lru};
 use crate::model::dns::is_subdomain;
-use crate::model::{SignedDuration, Timestamp, clock};
+use crate::model::{SignedDuration, Timestamp, TokenBucket, clock};
 
 /// Entries of each memory.
 const MEMORY: usize = 4096;
@@ -17,7 +18,7 @@ const COMBINE_FROM: usize = 10;
 /// Likes further apart than that begin a new count.
 const COMBINE_WITHIN: SignedDuration = SignedDuration::from_secs(600);
 /// Events about one object and of one type at once.
-const SPAM_BURST: f64 = 25.0;
+const SPAM_BURST: u32 = 25;
 /// And then one in 5 minutes.
 const SPAM_PER_SECOND: f64 = 1.0 / 300.0;
 /// What a combined event's message begins with.
@@ -43,16 +44,10 @@ pub(super) enum Decision {
 #[derive(Debug)]
 pub(super) struct Correlator {
     digester: Digester,
-    spam: Lru<SpamRecord>,
+    /// By object and type.
+    spam: Lru<TokenBucket>,
     likes: Lru<Likes>,
     written: Lru<Written>,
-}
-
-/// The token bucket of one object and type.
-#[derive(Debug)]
-struct SpamRecord {
-    tokens: f64,
-    updated: Timestamp,
 }
 
 /// Events that differ only by their message.
@@ -151,15 +146,9 @@ impl Correlator {
 
     fn is_spam(&mut self, event: &Event, now: Timestamp) -> bool {
         let key = self.spam_key(event);
-        let record = self.spam.get_or_insert_with(key, || SpamRecord { tokens: SPAM_BURST, updated: now });
-        let elapsed = now.duration_since(record.updated).as_secs_f64().max(0.0);
-        record.tokens = (record.tokens + elapsed * SPAM_PER_SECOND).min(SPAM_BURST);
-        record.updated = record.updated.max(now);
-        if record.tokens < 1.0 {
-            return true;
-        }
-        record.tokens -= 1.0;
-        false
+        let now = Duration::try_from(now.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default();
+        let budget = self.spam.get_or_insert_with(key, || TokenBucket::full(SPAM_PER_SECOND, SPAM_BURST, now));
+        !budget.try_take(now)
     }
 
     /// Two events of one key are the same event at another time.
@@ -412,7 +401,7 @@ mod tests {
             }
             for times in passed.values() {
                 let span = (times[times.len() - 1] - times[0]) as f64;
-                prop_assert!(times.len() as f64 <= SPAM_BURST + span * SPAM_PER_SECOND + 0.001);
+                prop_assert!(times.len() as f64 <= f64::from(SPAM_BURST) + span * SPAM_PER_SECOND + 0.001);
             }
         }
     }
