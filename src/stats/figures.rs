@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::pressure::{self, Pressure};
 
-/// From this size on a limit counts as none: the kernel rounds the largest number to pages.
+/// A limit above this counts as none, as in the peer: the kernel rounds the largest number to pages.
 const UNLIMITED: u64 = 1 << 62;
 /// Length of a tick of `cpuacct.stat`, nanoseconds (USER_HZ is 100 on every architecture that Kubernetes knows).
 const TICK: u64 = 10_000_000;
@@ -239,7 +239,7 @@ fn memory_v1(files: &mut impl Files, depth: Depth) -> Option<Memory> {
         major_page_faults: stat.of("pgmajfault"),
         limit: limit(files, "memory.limit_in_bytes"),
         // Without swap accounting there is no such file, which the peer takes for a limit of 0.
-        swap_limit: Some(single(files, "memory", "memory.memsw.limit_in_bytes")).filter(|limit| *limit <= UNLIMITED),
+        swap_limit: bounded(single(files, "memory", "memory.memsw.limit_in_bytes")),
         ..Memory::default()
     };
     if depth == Depth::Everything {
@@ -367,7 +367,11 @@ fn single(files: &mut impl Files, controller: &str, file: &str) -> u64 {
 
 /// A limit of memory; none for `max`, for what is as good as none, and without the file.
 fn limit(files: &mut impl Files, file: &str) -> Option<u64> {
-    number(&files.read("memory", file)?).filter(|limit| *limit <= UNLIMITED)
+    bounded(number(&files.read("memory", file)?)?)
+}
+
+fn bounded(limit: u64) -> Option<u64> {
+    (limit <= UNLIMITED).then_some(limit)
 }
 
 #[cfg(test)]

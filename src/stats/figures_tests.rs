@@ -133,3 +133,10 @@ fn what_is_not_there_is_none_and_nonsense_is_nothing() {
     assert!(transfers_v1("nonsense\n1:x Read 4\n", "").is_empty());
     assert!(transfers_v2("\n:: rbytes=1\n").is_empty());
 }
+
+#[test]
+fn a_limit_beyond_all_memory_is_none() {
+    let limit = |text| limit(&mut Recorded::of([("memory.max", text)]), "memory.max");
+    assert_eq!(limit("4611686018427387904\n"), Some(1 << 62));
+    assert_eq!([limit("4611686018427387905\n"), limit("9223372036854771712\n"), limit("max\n")], [None; 3]);
+}
