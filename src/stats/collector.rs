@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod as PodObject;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use super::figures::Depth;
 use super::layers::{Layers, WritableLayers};
 use super::rates::Rates;
 use super::reader::Reader;
+use super::recent::{Recent, SHARED};
 use super::sample::{Cgroup, Container, Pod, RuntimeFilesystem, Sample, WritableLayer};
 use super::summary::{self, NodeConstants};
 use super::{api, cadvisor, resource};
@@ -28,8 +30,6 @@ use crate::sys::disk_usage;
 use crate::sys::filesystem::{self, FilesystemUsage};
 use crate::sys::machine::{MachineFacts, MachineReader};
 
-/// For how long an answer is given again: several scrapers ask at about the same time.
-const SHARED: Duration = Duration::from_secs(2);
 /// Readings at once: one of each depth. Those that a caller gave up are counted until they end.
 pub const BLOCKING_PLACES: usize = 3;
 /// How long a reading waits for a place: less than scrapers wait for an answer.
@@ -77,9 +77,6 @@ pub struct StatsCollector {
     shared: Arc<Shared>,
 }
 
-/// A sample and when it was read.
-type Reading = (Instant, Arc<Sample>);
-
 struct Shared {
     settings: StatsSettings,
     runtime: RuntimeClient,
@@ -89,8 +86,10 @@ struct Shared {
     rates: Mutex<Rates>,
     volumes: Mutex<VolumeCache>,
     layers: WritableLayers,
-    /// The last reading of each depth, behind a lock that makes those who ask at the same time wait for one reading.
-    last: [tokio::sync::Mutex<Option<Reading>>; 3],
+    /// The last reading of each depth.
+    last: [Recent<Sample>; 3],
+    /// Told of each new reading.
+    is_read: Notify,
     /// Where readings are made: disks that do not answer and volumes of many files must hold up nothing else.
     readings: Bulkhead,
 }
@@ -116,14 +115,23 @@ impl StatsCollector {
             rates: Mutex::default(),
             volumes: Mutex::default(),
             last: Default::default(),
+            is_read: Notify::new(),
             readings: Bulkhead::new("reading the node's figures", BLOCKING_PLACES, PATIENCE),
         };
         StatsCollector { shared: Arc::new(shared) }
     }
 
-    /// Keeps what takes long to read at hand, as far as somebody asks for it.
+    /// Keeps what takes long to read at hand, as far as somebody asks for it, and lets go of readings that are not shared any
+    /// more.
     pub async fn run(&self, cancel: CancellationToken) {
-        self.shared.layers.run(cancel).await;
+        let forget = async {
+            loop {
+                self.shared.is_read.notified().await;
+                tokio::time::sleep(SHARED).await;
+                self.shared.last.iter().for_each(Recent::forget_old);
+            }
+        };
+        tokio::join!(self.shared.layers.run(cancel.clone()), cancel.run_until_cancelled(forget));
     }
 
     /// `/stats/summary`; with `only_cpu_and_memory` no more than that.
@@ -172,12 +180,8 @@ impl StatsCollector {
     }
 
     async fn sample(&self, depth: Depth) -> Result<Arc<Sample>, StatsError> {
-        let mut last = self.shared.last[depth as usize].lock().await;
-        if let Some((_, sample)) = last.as_ref().filter(|(at, _)| at.elapsed() < SHARED) {
-            return Ok(sample.clone());
-        }
-        let sample = Arc::new(self.read(depth).await?);
-        *last = Some((Instant::now(), sample.clone()));
+        let sample = self.shared.last[depth as usize].get(self.read(depth)).await?;
+        self.shared.is_read.notify_one();
         Ok(sample)
     }
 

@@ -12,7 +12,8 @@
 //!
 //! Must not know of the server, of pod workers or the API client: the pods are asked for through [`KnownPods`].
 //!
-//! One long task reads writable layers beside the answers, and only after somebody asked. Processor use per second takes two readings: each answer is the baseline of later ones, and the first one
+//! One long task reads writable layers beside the answers, and only after somebody asked, and lets go of readings that are no
+//! longer shared. Processor use per second takes two readings: each answer is the baseline of later ones, and the first one
 //! reads twice.
 
 mod agent;
@@ -26,6 +27,7 @@ pub mod network;
 pub mod pressure;
 mod rates;
 mod reader;
+mod recent;
 mod resource;
 pub mod sample;
 mod summary;
