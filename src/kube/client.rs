@@ -25,7 +25,7 @@ pub struct ClientOptions {
     pub qps: f64,
     /// Requests at once before the limit counts (`kubeAPIBurst`, `eventBurst`).
     pub burst: u32,
-    /// Bounds each request with its body; none for clients that watch. A request that runs into it gives up its connection and
+    /// Bounds each request with its credentials and its body; none for clients that watch. A request that runs into it gives up its connection and
     /// is not tried again.
     pub timeout: Option<Duration>,
     /// The `User-Agent` header; see [`user_agent`].
@@ -322,6 +322,20 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5));
         assert!(super::super::error::is_transient(&error));
         assert_eq!(super::super::error::message(&error), "ServiceError: no answer within the timeout");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_do_not_come_hold_up_no_heartbeat() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &kubeconfig("http://127.0.0.1:1", ""));
+        let access = kubeconfig::load(&path).unwrap();
+        let server = ApiServer::with_credentials(&path, access, Arc::new(Credentials::handed()));
+        let client = server.client(&ClientOptions::heartbeat(Duration::from_secs(10))).unwrap();
+        let started = tokio::time::Instant::now();
+        let error = ::kube::Api::<Node>::all(client).get("n1").await.unwrap_err();
+        assert_eq!(started.elapsed(), Duration::from_secs(10));
+        assert!(super::super::error::is_transient(&error));
+        assert_eq!(super::super::error::message(&error), "ServiceError: no credentials within the timeout");
     }
 
     #[tokio::test]

@@ -82,7 +82,7 @@ impl Drop for Place {
 }
 
 impl Connections {
-    /// Prepares connections; none is made yet. `timeout` bounds each request including its body.
+    /// Prepares connections; none is made yet. `timeout` bounds each request including its credentials and its body.
     pub(super) fn new(
         config: &::kube::Config,
         proxy: Option<&str>,
@@ -159,13 +159,20 @@ impl Shared {
     }
 
     async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<ResponseBody>, BoxError> {
-        let current = self.credentials.current().await?;
+        // Holds for the credentials too: a plugin that hangs must not hold up a heartbeat for as long as it may take.
+        let mut deadline = self.timeout.map(|after| Box::pin(tokio::time::sleep(after)));
+        let current = match &mut deadline {
+            None => self.credentials.current().await?,
+            Some(deadline) => tokio::select! {
+                current = self.credentials.current() => current?,
+                () = deadline.as_mut() => return Err(Box::new(NoCredentials)),
+            },
+        };
         if let Some(value) = current.authorization {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
         let place = self.place(current.generation);
         let response = place.0.http.request(request);
-        let mut deadline = self.timeout.map(|after| Box::pin(tokio::time::sleep(after)));
         let response = match &mut deadline {
             None => response.await?,
             Some(deadline) => tokio::select! {
@@ -213,6 +220,11 @@ impl Service<Request<Body>> for Connections {
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within the timeout")]
 pub(super) struct TimedOut;
+
+/// The credentials to ask with were not there in time: a plugin is at work, or the first certificate is yet to come.
+#[derive(Debug, thiserror::Error)]
+#[error("no credentials within the timeout")]
+struct NoCredentials;
 
 /// A response's body, which holds its stream's place and ends with an error at the request's deadline.
 pub(super) struct ResponseBody {

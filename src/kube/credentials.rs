@@ -12,6 +12,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::HeaderValue;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
@@ -85,7 +87,7 @@ pub(super) struct Credentials {
     resolver: Arc<IdentityResolver>,
     snapshot: RwLock<Snapshot>,
     /// Held while renewing, so that one plugin runs at a time and the others wait for its answer.
-    renewal: tokio::sync::Mutex<Stamps>,
+    renewal: tokio::sync::Mutex<Renewal>,
     /// Whether there are credentials yet: false only before the first certificate was handed over.
     available: watch::Sender<bool>,
 }
@@ -101,6 +103,15 @@ struct Snapshot {
     rejected: bool,
 }
 
+/// What renewing knows from the last time.
+#[derive(Default)]
+struct Renewal {
+    stamps: Stamps,
+    /// A plugin that is at work. A request that is given up leaves it to the next one: a plugin that takes longer than requests
+    /// wait would never come to its end.
+    run: Option<BoxFuture<'static, Result<ExecAnswer, FieldError>>>,
+}
+
 /// The files as they were when last read.
 type Stamps = HashMap<PathBuf, FileStamp>;
 
@@ -108,9 +119,9 @@ impl Credentials {
     /// Loads the credentials for the first time.
     pub(super) async fn load(source: CredentialSource) -> Result<Self, FieldError> {
         let credentials = Credentials::empty(source, true);
-        let mut stamps = credentials.renewal.lock().await;
-        credentials.renew(&mut stamps, true).await?;
-        drop(stamps);
+        let mut renewal = credentials.renewal.lock().await;
+        credentials.renew(&mut renewal, true).await?;
+        drop(renewal);
         Ok(credentials)
     }
 
@@ -157,12 +168,12 @@ impl Credentials {
         if let Some(current) = self.fresh() {
             return Ok(current);
         }
-        let mut stamps = self.renewal.lock().await;
+        let mut renewal = self.renewal.lock().await;
         if let Some(current) = self.fresh() {
             return Ok(current);
         }
         let before = self.read_snapshot();
-        if let Err(error) = self.renew(&mut stamps, false).await {
+        if let Err(error) = self.renew(&mut renewal, false).await {
             let usable = before.expires_at.is_none_or(|end| clock::now() < end);
             if !usable {
                 return Err(error);
@@ -200,7 +211,8 @@ impl Credentials {
         change(&mut self.snapshot.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    async fn renew(&self, stamps: &mut Stamps, first: bool) -> Result<(), FieldError> {
+    async fn renew(&self, renewal: &mut Renewal, first: bool) -> Result<(), FieldError> {
+        let stamps = &mut renewal.stamps;
         match &self.source {
             CredentialSource::Static { identity, authorization } => {
                 self.renew_identity(identity.as_ref(), stamps, first)?;
@@ -222,7 +234,10 @@ impl Credentials {
             }
             CredentialSource::Handed => self.checked(false),
             CredentialSource::Exec(plugin) => {
-                let answer = plugin.run().await?;
+                let run = renewal.run.get_or_insert_with(|| plugin.clone().run().boxed());
+                let answer = run.await;
+                renewal.run = None;
+                let answer = answer?;
                 let header = answer.token.as_ref().map(|t| header("token", t)).transpose()?;
                 let has_identity = answer.identity.is_some();
                 if has_identity {
@@ -392,7 +407,7 @@ struct ExecStatus {
 }
 
 impl ExecPlugin {
-    async fn run(&self) -> Result<ExecAnswer, FieldError> {
+    async fn run(self) -> Result<ExecAnswer, FieldError> {
         let failed = |what: String| FieldError::Exec { command: self.command.clone(), what };
         let mut spec = serde_json::json!({"interactive": false});
         if let Some(cluster) = &self.cluster_info {
@@ -515,6 +530,32 @@ mod tests {
 
         credentials.update(|s| s.check_at = Some(Instant::now()));
         assert_eq!(shown(&credentials.current().await.unwrap().authorization), "Bearer t3");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_goes_on_when_the_request_that_it_runs_for_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let go = dir.path().join("go");
+        let body = format!(
+            r#"echo x >> "$RUNS"; while [ ! -e {} ]; do sleep 0.02; done
+            echo '{{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","status":{{"token":"t"}}}}'"#,
+            go.display()
+        );
+        let credentials = Credentials::empty(CredentialSource::Exec(script(dir.path(), &body)), true);
+        credentials.update(|s| s.check_at = Some(Instant::now()));
+        let began = async {
+            while !dir.path().join("runs").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let given_up = tokio::select! {
+            _ = credentials.current() => false,
+            () = began => true,
+        };
+        assert!(given_up);
+        std::fs::write(go, "").unwrap();
+        assert_eq!(shown(&credentials.current().await.unwrap().authorization), "Bearer t");
+        assert_eq!(std::fs::read_to_string(dir.path().join("runs")).unwrap(), "x\n");
     }
 
     #[rstest]
