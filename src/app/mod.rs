@@ -19,7 +19,7 @@ mod start;
 mod static_pods;
 mod stats;
 mod supervisor;
-mod system_cgroup;
+mod system_cgroups;
 mod warnings;
 
 use std::ffi::OsString;

@@ -43,7 +43,8 @@ use super::allocatable::Allocatable;
 use super::logging::Verbosity;
 use super::supervisor::Supervisor;
 use super::{
-    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroup, warnings,
+    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroups,
+    warnings,
 };
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy};
 use crate::config::{Gate, Settings};
@@ -173,10 +174,8 @@ pub(super) async fn start(
     };
     let in_force = allocatable_limits.enforce().await?;
     spawn(&mut tasks, "node allocatable", allocatable_limits.keep_trying(in_force, cancel.child_token()));
-    if !configuration.system_cgroups.is_empty() {
-        let path = configuration.system_cgroups.clone();
-        spawn(&mut tasks, "system cgroup", system_cgroup::keep(cgroups.clone(), path, cancel.child_token()));
-    }
+    let kept = system_cgroups::keep(cgroups.clone(), system_cgroups::Kept::of(configuration), cancel.child_token());
+    spawn(&mut tasks, "system cgroups", kept);
 
     let volume_objects =
         api.as_ref().map(|api| ApiObjects { objects: api.objects.clone(), tokens: api.tokens.clone() });

@@ -35,10 +35,6 @@ pub(super) fn collector(
     let configuration = &settings.configuration;
     let proc = Path::new("/proc");
     let huge_pages = facts.machine.huge_pages.iter().map(|pool| pool.page_bytes.saturating_mul(pool.pages));
-    let kubelet = match configuration.kubelet_cgroups.as_str() {
-        "" => own_cgroup(proc).unwrap_or_default(),
-        configured => configured.to_owned(),
-    };
     let stats = StatsSettings {
         node: NodeConstants {
             name: node_name.to_owned(),
@@ -49,45 +45,11 @@ pub(super) fn collector(
         root_dir: settings.flags.root_dir.clone(),
         pod_logs_dir: configuration.pod_logs_dir.clone(),
         volume_period: node_settings::duration(configuration.volume_stats_agg_period),
+        agent_cgroup: configuration.kubelet_cgroups.clone(),
         system_cgroups: vec![
-            ("kubelet", kubelet),
             ("runtime", settings.flags.runtime_cgroups.clone().unwrap_or_default()),
             ("misc", configuration.system_cgroups.clone()),
         ],
     };
     StatsCollector::new(stats, runtime, observer, cgroups, Arc::new(pods))
-}
-
-/// The agent's own cgroup, if it has one that is not the root and is the same for processors and memory.
-fn own_cgroup(proc: &Path) -> Option<String> {
-    cgroup_of(&std::fs::read_to_string(proc.join("self/cgroup")).ok()?)
-}
-
-fn cgroup_of(text: &str) -> Option<String> {
-    let path_of = |controller: &str| {
-        text.lines().find_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
-            controllers.split(',').any(|known| known == controller).then_some(path)
-        })
-    };
-    let (cpu, memory) = (path_of("cpu").or(path_of("")), path_of("memory").or(path_of("")));
-    cpu.filter(|cpu| Some(*cpu) == memory && *cpu != "/").map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("0::/system.slice/kubelet.service\n", Some("/system.slice/kubelet.service"))]
-    #[case("0::/\n", None)]
-    #[case("3:cpu,cpuacct:/a\n2:memory:/a\n0::/b\n", Some("/a"))]
-    #[case("3:cpu,cpuacct:/a\n2:memory:/b\n", None)]
-    #[case("", None)]
-    fn an_own_cgroup_is_one_for_processors_and_memory(#[case] text: &str, #[case] expected: Option<&str>) {
-        assert_eq!(cgroup_of(text).as_deref(), expected);
-    }
 }

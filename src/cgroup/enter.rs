@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::error::CgroupError;
-use super::hierarchy::{Hierarchy, Role};
+use super::hierarchy::{Hierarchy, Mount, Role};
 use super::kernel::HostKernel;
 use super::name::{CgroupName, Driver};
 use super::tree::{PROCESSES, Tree};
@@ -18,18 +18,27 @@ use super::tree::{PROCESSES, Tree};
 /// Fails if the path has `..` in it, if the cgroup cannot be made, or if the kernel refuses the process.
 pub fn enter(hierarchy: Hierarchy, driver: Driver, path: &str) -> Result<(), CgroupError> {
     let tree = Tree { hierarchy, kernel: Box::new(HostKernel), units: Tree::host_units(driver) };
-    tree.enter(path, std::process::id())
+    tree.enter(path, std::process::id()).map(drop)
 }
 
 impl Tree {
-    fn enter(&self, path: &str, pid: u32) -> Result<(), CgroupError> {
+    /// See [`enter()`]. Nothing is done if the process is there; whether it was not.
+    pub(super) fn enter(&self, path: &str, pid: u32) -> Result<bool, CgroupError> {
         let invalid = || CgroupError::Create { path: PathBuf::from(path), source: io::ErrorKind::InvalidInput.into() };
         let name = CgroupName::from_cgroupfs(path).ok_or_else(invalid)?;
+        let relative = name.relative(Driver::Cgroupfs);
+        let entered = self.hierarchy.mounts().iter().filter(|mount| mount.role != Role::Cleaned);
+        let is_there = |mount: &Mount| {
+            let processes = self.kernel.read(&mount.point.join(&relative).join(PROCESSES)).unwrap_or_default();
+            processes.lines().any(|line| line.trim().parse() == Ok(pid))
+        };
+        if entered.clone().all(|mount| mount.role == Role::Tried || is_there(mount)) {
+            return Ok(false);
+        }
         if self.driver() == Driver::Cgroupfs {
             self.make_all(&name)?;
         }
-        let relative = name.relative(Driver::Cgroupfs);
-        for mount in self.hierarchy.mounts().iter().filter(|mount| mount.role != Role::Cleaned) {
+        for mount in entered {
             let file = mount.point.join(&relative).join(PROCESSES);
             match self.kernel.write(&file, &pid.to_string()) {
                 Err(_) if mount.role == Role::Tried => {}
@@ -37,7 +46,7 @@ impl Tree {
                 Ok(()) => {}
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -55,11 +64,17 @@ mod tests {
     #[case(FakeKernel::v2(), &["."])]
     fn the_agent_runs_in_the_cgroup_that_it_is_told(#[case] kernel: Arc<FakeKernel>, #[case] mounts: &[&str]) {
         let tree = Tree { hierarchy: kernel.hierarchy(), kernel: Box::new(Arc::clone(&kernel)), units: None };
-        tree.enter("/agents/kubelet.slice", 7).unwrap();
+        assert!(tree.enter("/agents/kubelet.slice", 7).unwrap());
         for mount in mounts {
             assert_eq!(kernel.content(&format!("{mount}/agents/kubelet.slice/cgroup.procs")), "7", "{mount}");
         }
-        tree.enter("agents/kubelet.slice/", 7).unwrap();
+        kernel.take_writes();
+        assert!(!tree.enter("agents/kubelet.slice/", 7).unwrap());
+        assert!(kernel.take_writes().is_empty(), "it is there");
+        // Moved away by somebody else, in one hierarchy.
+        kernel.put(&format!("{}/agents/kubelet.slice", mounts[0]), &[8]);
+        assert!(tree.enter("/agents/kubelet.slice", 7).unwrap());
+        assert!(!tree.enter("/agents/kubelet.slice", 7).unwrap());
         tree.enter("/agents/../x", 7).unwrap_err();
     }
 }

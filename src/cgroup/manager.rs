@@ -285,6 +285,15 @@ impl CgroupManager {
         self.blocking(move |inner| inner.tree.gather(&path, Path::new("/proc"))).await
     }
 
+    /// Puts the agent into the cgroup at that path again (`kubeletCgroups`, [`super::enter()`]), where it is no longer in it.
+    /// Whether that was anywhere.
+    ///
+    /// Fails as [`super::enter()`].
+    pub async fn enter(&self, path: &str) -> Result<bool, CgroupError> {
+        let path = path.to_owned();
+        self.blocking(move |inner| inner.tree.enter(&path, std::process::id())).await
+    }
+
     /// Makes a pod's cgroup with its limits if it is missing, or unfinished by an agent that was cut off. One that is
     /// there is left as it is. A limit that the kernel refuses is logged and left out, as the peer does: containers carry
     /// their own.

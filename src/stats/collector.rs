@@ -67,7 +67,9 @@ pub struct StatsSettings {
     pub pod_logs_dir: String,
     /// `volumeStatsAggPeriod`; zero or less measures no volumes.
     pub volume_period: Duration,
-    /// Cgroups of parts of the system by the names that the summary gives them; empty ones are left out.
+    /// The agent's cgroup (`kubeletCgroups`); empty for the one that it is found in.
+    pub agent_cgroup: String,
+    /// Cgroups of other parts of the system by the names that the summary gives them; empty ones are left out.
     pub system_cgroups: Vec<(&'static str, String)>,
 }
 
@@ -233,7 +235,12 @@ impl Shared {
             Reader { hierarchy: self.cgroups.hierarchy(), proc: Path::new("/proc"), machine: &settings.machine };
         let root = reader.cgroup("/", depth).ok_or(StatsError::Root)?;
         let pods_cgroup = self.cgroups.pods_cgroup();
-        let system = settings.system_cgroups.iter().map(|(name, path)| (*name, path.as_str()));
+        let own = match settings.agent_cgroup.as_str() {
+            "" => reader.own_cgroup().unwrap_or_default(),
+            configured => configured.to_owned(),
+        };
+        let others = settings.system_cgroups.iter().map(|(name, path)| (*name, path.as_str()));
+        let system = std::iter::once(("kubelet", own.as_str())).chain(others);
         let system = system.chain([("pods", pods_cgroup.as_str())]).filter(|(_, path)| !path.is_empty());
         let system = system.filter_map(|(name, path)| Some((name, reader.cgroup(path, depth)?))).collect();
         let mut sample = Sample {

@@ -61,6 +61,11 @@ impl Reader<'_> {
         Some(Cgroup { path: path.to_owned(), at: clock::now(), created_at, figures, nano_cores: None, processes })
     }
 
+    /// The agent's own cgroup, if it has one that is not the root and is the same for processors and memory.
+    pub(super) fn own_cgroup(&self) -> Option<String> {
+        cgroup_of(&fs::read_to_string(self.proc.join("self/cgroup")).ok()?)
+    }
+
     /// The path of a container's or sandbox's cgroup below its pod's.
     pub(super) fn container_path(&self, pod: &str, id: &str) -> Option<String> {
         let paths = CONTAINER_NAMES.iter().map(|(before, after)| format!("{pod}/{before}{id}{after}"));
@@ -169,6 +174,19 @@ impl Reader<'_> {
     }
 }
 
+/// The cgroup by the lines of `/proc/<pid>/cgroup`.
+fn cgroup_of(text: &str) -> Option<String> {
+    let path_of = |controller: &str| {
+        text.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            controllers.split(',').any(|known| known == controller).then_some(path)
+        })
+    };
+    let (cpu, memory) = (path_of("cpu").or(path_of("")), path_of("memory").or(path_of("")));
+    cpu.filter(|cpu| Some(*cpu) == memory && *cpu != "/").map(str::to_owned)
+}
+
 /// A line of `/proc/meminfo`, bytes.
 fn meminfo(text: &str, key: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
@@ -187,7 +205,19 @@ fn open_files_limit(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    #[rstest]
+    #[case("0::/system.slice/kubelet.service\n", Some("/system.slice/kubelet.service"))]
+    #[case("0::/\n", None)]
+    #[case("3:cpu,cpuacct:/a\n2:memory:/a\n0::/b\n", Some("/a"))]
+    #[case("3:cpu,cpuacct:/a\n2:memory:/b\n", None)]
+    #[case("", None)]
+    fn an_own_cgroup_is_one_for_processors_and_memory(#[case] text: &str, #[case] expected: Option<&str>) {
+        assert_eq!(cgroup_of(text).as_deref(), expected);
+    }
 
     #[test]
     fn lines_of_proc_files() {
