@@ -47,6 +47,7 @@ const BLOCKING_THREADS: usize = 32
     + crate::cgroup::BLOCKING_PLACES
     + crate::volume::BLOCKING_PLACES
     + crate::stats::BLOCKING_PLACES
+    + crate::image::BLOCKING_PLACES
     + crate::probe::BLOCKING_PLACES;
 
 /// Runs the agent with the arguments after the program's name. Returns when it was told to end or cannot go on.

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::cgroup::values::PodCgroupSettings;
 use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, Settings};
-use crate::image::{ImageSettings, NodeConfigFiles};
+use crate::image::{ImageAccess, ImageSettings, NodeConfigFiles, VerificationPolicy};
 use crate::kube::objects::ChangeDetection;
 use crate::model::SignedDuration;
 use crate::model::container_resources::{LinuxResourceSettings, MemoryQos, MemoryReservation};
@@ -271,6 +271,19 @@ pub(super) fn images(settings: &Settings) -> ImageSettings {
         pull_burst: u32::try_from(configuration.registry_burst).unwrap_or(0),
         node_config: NodeConfigFiles::new(&settings.flags.root_dir, working_dir.as_deref(), home.as_deref()),
     }
+}
+
+/// The records of pulled images; none where every pod may use every image on the node.
+pub(super) fn image_access(settings: &Settings) -> anyhow::Result<Option<ImageAccess>> {
+    if !settings.gates.enabled(Gate::KubeletEnsureSecretPulledImages) {
+        return Ok(None);
+    }
+    let configuration = &settings.configuration;
+    let policy = configuration.image_pull_credentials_verification_policy.as_str();
+    let policy = VerificationPolicy::parse(policy, &configuration.preloaded_images_verification_allowlist)
+        .with_context(|| format!("imagePullCredentialsVerificationPolicy: {policy:?}"))?;
+    let access = ImageAccess::open(&settings.flags.root_dir, policy).context("the records of pulled images")?;
+    Ok(Some(access))
 }
 
 /// How logs are rotated; none where they are not.

@@ -188,10 +188,12 @@ pub(super) async fn start(
     }
     let images = ImageManager::new(
         node_settings::images(settings),
+        node_settings::image_access(settings)?,
         Arc::new(runtime.clone()),
         Arc::new(Secrets(objects.clone())),
         Arc::new(events.clone()),
     );
+    images.settle_pulls().await;
     let probes = ProbeManager::new(ProbeManagerParts {
         runtime: runtime.clone(),
         events: Arc::new(events.clone()),

@@ -13,6 +13,7 @@ use crate::model::pod::{ContainerKind, PodKey, PodUid};
 use crate::model::{EventType, Timestamp, clock};
 use crate::runtime::cri;
 
+use super::access::ImageAccess;
 use super::backoff::{BackOff, Held};
 use super::credentials::Credential;
 use super::events::ImageEvents;
@@ -20,6 +21,7 @@ use super::node_config::NodeConfigFiles;
 use super::puller::{ImageService, Pull, Pulled, Puller};
 use super::reference::{self, Reference};
 use super::secrets::{self, PullSecrets};
+use super::verification::{bare_name, proven_by, secret_of};
 
 /// Waiting reason: the pull failed.
 pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
@@ -171,12 +173,19 @@ struct Shared {
     node_config: NodeConfigFiles,
     secrets: Arc<dyn PullSecrets>,
     events: Arc<dyn ImageEvents>,
+    /// None where every pod may use what is on the node.
+    access: Option<ImageAccess>,
 }
 
+/// The credentials to try, and the names of pull secrets that are missing.
+type FoundCredentials = (Vec<Arc<Credential>>, Vec<String>);
+
 impl ImageManager {
-    /// A manager that pulls through that service.
+    /// A manager that pulls through that service. With `access`, pods may only use what they could have pulled
+    /// (KubeletEnsureSecretPulledImages).
     pub fn new(
         settings: ImageSettings,
+        access: Option<ImageAccess>,
         service: Arc<dyn ImageService>,
         secrets: Arc<dyn PullSecrets>,
         events: Arc<dyn ImageEvents>,
@@ -189,7 +198,24 @@ impl ImageManager {
         let puller = Puller::new(service.clone(), parallel, settings.pull_qps, settings.pull_burst);
         let back_off = Mutex::new(BackOff::default());
         let node_config = settings.node_config;
-        ImageManager { shared: Arc::new(Shared { service, puller, back_off, node_config, secrets, events }) }
+        ImageManager { shared: Arc::new(Shared { service, puller, back_off, node_config, secrets, events, access }) }
+    }
+
+    /// Finds out what became of pulls that an earlier agent did not see to their end. To be called once, at start.
+    pub async fn settle_pulls(&self) {
+        let Some(access) = &self.shared.access else { return };
+        for image in access.left_over() {
+            let Ok((full_name, reference)) = reference::with_default_tag(&image) else { continue };
+            let spec = cri::ImageSpec { image: full_name, ..Default::default() };
+            match self.shared.service.image_status(spec).await {
+                Ok(Some(found)) => {
+                    let name = bare_name(&image, &reference).to_owned();
+                    access.settle(image, name, found.id).await;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(image, %error, "cannot tell whether an image was pulled to the end"),
+            }
+        }
     }
 
     /// Sees to it that an image is on the node, by its pull policy. Dropping the future ends a pull that nobody else waits for.
@@ -229,6 +255,7 @@ impl ImageManager {
         };
         let annotations = request.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
         let spec = cri::ImageSpec { image: full_name, annotations, ..Default::default() };
+        let mut credentials = None;
         if request.pull_policy == PullPolicy::Always {
             count("unknown", "true");
         } else {
@@ -240,9 +267,13 @@ impl ImageManager {
                 }
             };
             let is_present = if present.is_some() { "true" } else { "false" };
-            if let Some(image) = present.filter(|image| self.may_use(request, image)) {
-                let text = "already present on machine and can be accessed by the pod";
-                let message = format!("Container image {:?} {text}", request.image);
+            let present = match present {
+                Some(image) if self.may_use(request, &reference, &image, &mut credentials).await => Some(image),
+                _ => None,
+            };
+            if let Some(image) = present {
+                let checked = if self.shared.access.is_some() { " and can be accessed by the pod" } else { "" };
+                let message = format!("Container image {:?} already present on machine{checked}", request.image);
                 self.event(request, EventType::Normal, "Pulled", message);
                 count(is_present, "false");
                 return Ok(EnsuredImage { image_ref: image.id.clone(), user: user_of(&image) });
@@ -254,14 +285,23 @@ impl ImageManager {
                 return Err(ImageError::new(ERR_IMAGE_NEVER_PULL, message));
             }
         }
-        self.pull(request, spec, &reference).await
+        self.pull(request, spec, &reference, credentials).await
     }
 
-    /// Whether the pod may use an image that is on the node. The records of which credentials an image was pulled with
-    /// (KubeletEnsureSecretPulledImages, `<root>/image_manager`) have their place here; without any record, as for images
-    /// that were on the node before the agent, the answer is yes.
-    fn may_use(&self, _request: &ImageRequest, _image: &cri::Image) -> bool {
-        true
+    /// Whether the pod may use an image that is on the node. Its credentials are looked up only if they count, and kept.
+    async fn may_use(
+        &self,
+        request: &ImageRequest,
+        reference: &Reference,
+        image: &cri::Image,
+        credentials: &mut Option<FoundCredentials>,
+    ) -> bool {
+        let Some(access) = &self.shared.access else { return true };
+        let of_pod = async {
+            let (found, _) = credentials.insert(self.credentials(request, &reference.repository).await);
+            found.iter().filter_map(|credential| secret_of(credential)).collect()
+        };
+        access.may_use(&request.image, bare_name(&request.image, reference), &image.id, of_pod).await
     }
 
     async fn inspect(&self, request: &ImageRequest, spec: cri::ImageSpec) -> Result<Option<cri::Image>, ImageError> {
@@ -280,6 +320,7 @@ impl ImageManager {
         request: &ImageRequest,
         spec: cri::ImageSpec,
         reference: &Reference,
+        credentials: Option<FoundCredentials>,
     ) -> Result<EnsuredImage, ImageError> {
         let image = &request.image;
         let key = back_off_key(request.pod.metadata.uid.as_deref().unwrap_or_default(), image);
@@ -287,7 +328,17 @@ impl ImageManager {
             self.event(request, EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
             return Err(ImageError::back_off(image, &held));
         }
-        let (credentials, missing) = self.credentials(request, &reference.repository).await;
+        let intent = match &self.shared.access {
+            Some(access) => Some(access.intend(image).await.map_err(|error| {
+                let text = format!("Failed to record image pull intent for container image {image:?}: {error}");
+                ImageError::new(ERR_IMAGE_PULL, text)
+            })?),
+            None => None,
+        };
+        let (credentials, missing) = match credentials {
+            Some(found) => found,
+            None => self.credentials(request, &reference.repository).await,
+        };
         let started = Instant::now();
         let pod = PodKey::of(&request.pod);
         let pull =
@@ -304,8 +355,17 @@ impl ImageManager {
         };
         self.event(request, EventType::Normal, "Pulling", message);
         match pull.await {
-            Ok(pulled) => self.pulled(request, &pulled, started.elapsed(), spec).await,
+            Ok(pulled) => {
+                if let Some(intent) = intent {
+                    let used = proven_by(pulled.credential.as_deref());
+                    intent.pulled(bare_name(image, reference).to_owned(), pulled.image_ref.clone(), used).await;
+                }
+                self.pulled(request, &pulled, started.elapsed(), spec).await
+            }
             Err(error) => {
+                if let Some(intent) = intent {
+                    intent.failed().await;
+                }
                 let text = error.to_string();
                 self.event(request, EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {text}"));
                 if !missing.is_empty() {
@@ -355,8 +415,8 @@ impl ImageManager {
         Ok(EnsuredImage { image_ref: pulled.image_ref.clone(), user: user_of(&image) })
     }
 
-    /// The credentials to try, the pod's own before the node's, and the names of pull secrets that are missing.
-    async fn credentials(&self, request: &ImageRequest, repository: &str) -> (Vec<Arc<Credential>>, Vec<String>) {
+    /// The credentials to try, the pod's own before the node's.
+    async fn credentials(&self, request: &ImageRequest, repository: &str) -> FoundCredentials {
         let own = secrets::read(&request.pod, self.shared.secrets.as_ref()).await;
         let files = self.shared.node_config.clone();
         let node = tokio::task::spawn_blocking(move || files.read()).await.unwrap_or_default();

@@ -64,6 +64,8 @@ pub(super) struct Pull {
 #[derive(Clone, Debug)]
 pub(super) struct Pulled {
     pub image_ref: String,
+    /// With what; none is an anonymous pull.
+    pub credential: Option<Arc<Credential>>,
     /// The image as the runtime shows it after the pull.
     pub image: Result<Option<cri::Image>, RuntimeError>,
     /// Without the wait for a place.
@@ -150,22 +152,23 @@ impl Bounds {
             }
         }
         let started = Instant::now();
-        let image_ref = self.pull_with_each(&pull).await?;
+        let (image_ref, credential) = self.pull_with_each(&pull).await?;
         let took = started.elapsed();
         let image = self.service.image_status(pull.image).await;
         let size = image.as_ref().ok().and_then(Option::as_ref).map_or(0, |image| image.size);
         metrics::IMAGE_PULL_DURATION.observe(&[metrics::image_size_label(size)], took.as_secs_f64());
-        Ok(Pulled { image_ref, image, took })
+        Ok(Pulled { image_ref, credential, image, took })
     }
 
-    async fn pull_with_each(&self, pull: &Pull) -> Result<String, PullError> {
+    /// The reference, and the credential that let it be pulled.
+    async fn pull_with_each(&self, pull: &Pull) -> Result<(String, Option<Arc<Credential>>), PullError> {
         let anonymous = pull.credentials.is_empty().then_some(None);
         let attempts = pull.credentials.iter().map(Some).chain(anonymous);
         let mut errors: Vec<String> = Vec::new();
         for credential in attempts {
             let auth = credential.map(|c| c.to_auth_config());
             match self.service.pull_image(pull.image.clone(), auth, pull.sandbox_config.clone()).await {
-                Ok(image_ref) => return Ok(image_ref),
+                Ok(image_ref) => return Ok((image_ref, credential.cloned())),
                 Err(error) => {
                     let source = credential.map(|c| &c.source);
                     tracing::info!(image = pull.image.image, credentials = ?source, %error, "pull failed");

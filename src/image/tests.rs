@@ -170,8 +170,14 @@ fn settings() -> ImageSettings {
 
 fn manager(settings: ImageSettings) -> (Arc<World>, ImageManager) {
     let world = Arc::new(World::default());
-    let manager = ImageManager::new(settings, world.clone(), world.clone(), world.clone());
+    let manager = ImageManager::new(settings, None, world.clone(), world.clone(), world.clone());
     (world, manager)
+}
+
+/// A manager with the records below a root directory, as after a start of the agent.
+fn verifying(world: &Arc<World>, root: &Path) -> ImageManager {
+    let access = ImageAccess::open(root, VerificationPolicy::NeverPreloaded).unwrap();
+    ImageManager::new(settings(), Some(access), world.clone(), world.clone(), world.clone())
 }
 
 fn request(uid: &str, image: &str, pull_policy: PullPolicy) -> ImageRequest {
@@ -202,10 +208,10 @@ fn pod(uid: &str, secrets: &[&str]) -> Pod {
 #[rstest]
 #[case::there_and_if_not_present(
     PullPolicy::IfNotPresent, true, Ok(()), 0,
-    &[r#"Normal Pulled Container image "reg.io/a:1" already present on machine and can be accessed by the pod"#])]
+    &[r#"Normal Pulled Container image "reg.io/a:1" already present on machine"#])]
 #[case::there_and_never(
     PullPolicy::Never, true, Ok(()), 0,
-    &[r#"Normal Pulled Container image "reg.io/a:1" already present on machine and can be accessed by the pod"#])]
+    &[r#"Normal Pulled Container image "reg.io/a:1" already present on machine"#])]
 #[case::absent_and_never(
     PullPolicy::Never, false,
     Err(("ErrImageNeverPull", r#"Container image "reg.io/a:1" is not present with pull policy of Never"#)), 0,
@@ -523,4 +529,59 @@ fn places_of_the_nodes_credentials() {
     let expected =
         ["/var/lib/kubelet/config.json", "/work/config.json", "/root/.docker/config.json", "/.docker/config.json"];
     assert_eq!(shown, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_pod_pulled_with_its_secret_is_closed_to_pods_without() {
+    let (world, root) = (Arc::new(World::default()), tempfile::tempdir().unwrap());
+    world.present.lock().unwrap().insert("reg.io/preloaded:1".to_owned());
+    *world.wants_user.lock().unwrap() = Some("joe".to_owned());
+    world.add_secret("joes", "joe");
+    let of = |uid: &str, secrets: &[&str], image: &str, policy| ImageRequest {
+        pod: Arc::new(pod(uid, secrets)),
+        ..request(uid, image, policy)
+    };
+    let manager = verifying(&world, root.path());
+    manager.ensure(of("u1", &["joes"], "reg.io/a:1", PullPolicy::IfNotPresent)).await.unwrap();
+    assert_eq!(world.pulls(), ["reg.io/a:1 as joe"]);
+
+    // An agent that starts knows it, too.
+    for manager in [manager, verifying(&world, root.path())] {
+        world.events();
+        manager.ensure(of("u2", &["joes"], "reg.io/a:1", PullPolicy::Never)).await.unwrap();
+        let message = r#"Container image "reg.io/a:1" already present on machine and can be accessed by the pod"#;
+        assert_eq!(world.events(), [format!("Normal Pulled {message}")]);
+        manager.ensure(of("u3", &[], "reg.io/preloaded:1", PullPolicy::Never)).await.unwrap();
+        assert!(world.pulls().is_empty());
+
+        let never = manager.ensure(of("u4", &[], "reg.io/a:1", PullPolicy::Never)).await.unwrap_err();
+        assert_eq!(never.reason, "ErrImageNeverPull", "whether it is there is not told");
+        let refused = manager.ensure(of("u5", &[], "reg.io/a:1", PullPolicy::IfNotPresent)).await.unwrap_err();
+        assert_eq!(refused.message, "anonymous is unauthorized");
+        assert_eq!(world.pulls(), ["reg.io/a:1 as anonymous"]);
+        manager.forget_pod(&PodUid::from("u5"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_was_cut_off_is_settled_by_the_next_agent() {
+    let (world, root) = (Arc::new(World::default()), tempfile::tempdir().unwrap());
+    let manager = verifying(&world, root.path());
+    *world.pull_time.lock().unwrap() = Duration::from_secs(60);
+    let cut_off = manager.ensure(request("u1", "reg.io/a:1", PullPolicy::IfNotPresent));
+    assert!(tokio::time::timeout(Duration::from_secs(1), cut_off).await.is_err());
+    let files = |folder: &str| std::fs::read_dir(root.path().join("image_manager").join(folder)).unwrap().count();
+    verifying(&world, root.path()).settle_pulls().await;
+    assert_eq!((files("pulling"), files("pulled")), (1, 0), "it is not there");
+
+    world.present.lock().unwrap().insert("reg.io/a:1".to_owned());
+    let manager = verifying(&world, root.path());
+    manager.settle_pulls().await;
+    assert_eq!((files("pulling"), files("pulled")), (0, 1));
+    world.pulls();
+    // Nobody knows with which credentials it was pulled, so the next pod pulls, and then it is open.
+    for uid in ["u2", "u3"] {
+        manager.ensure(request(uid, "reg.io/a:1", PullPolicy::IfNotPresent)).await.unwrap();
+    }
+    assert_eq!(world.pulls(), ["reg.io/a:1 as anonymous"]);
 }

@@ -93,6 +93,12 @@ families! {
     IMAGE_VOLUMES_MOUNTED: Counter("kubelet_image_volume_mounted_succeed_total", "[BETA] Number of successful image volume mounts.", &[]);
     /// Image volumes of containers that were begun.
     IMAGE_VOLUMES_REQUESTED: Counter("kubelet_image_volume_requested_total", "[BETA] Number of requested image volumes.", &[]);
+    /// Looks whether a pod may use an image that is on the node.
+    MUST_PULL_CHECKS: Counter("kubelet_imagemanager_image_mustpull_checks_total", "[ALPHA] Counter for how many times kubelet checked whether credentials need to be re-verified to access an image", &["result"]);
+    /// Records of images that were pulled.
+    PULLED_RECORDS: Gauge("kubelet_imagemanager_ondisk_pulledrecords", "[ALPHA] Number of ImagePulledRecords stored on disk.", &[]);
+    /// Records of images that are being pulled.
+    PULL_INTENTS: Gauge("kubelet_imagemanager_ondisk_pullintents", "[ALPHA] Number of ImagePullIntents stored on disk.", &[]);
     /// Hooks over TLS whose server spoke plain HTTP.
     HOOK_FALLBACKS: Counter("kubelet_lifecycle_handler_http_fallbacks_total", "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.", &[]);
     /// Ephemeral containers of the node's pods.

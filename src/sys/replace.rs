@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// The system's, and the file stays as it was.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     make_parent(path)?;
-    let new = beside(path, ".new");
+    let new = beside(path, ".tmp");
     remove_if_there(&new)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
     file.write_all(content)?;
@@ -68,7 +68,7 @@ mod tests {
         let path = folder.path().join("a/b/file");
         // Left by a writer that was cut off.
         replace_file(&path, b"one", 0o644).unwrap();
-        fs::write(beside(&path, ".new"), "half").unwrap();
+        fs::write(beside(&path, ".tmp"), "half").unwrap();
         replace_file(&path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

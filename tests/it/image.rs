@@ -45,7 +45,7 @@ fn manager(runtime: &FakeRuntime) -> (Arc<Recorder>, ImageManager) {
         node_config: NodeConfigFiles::default(),
     };
     let events = Arc::new(Recorder::default());
-    let manager = ImageManager::new(settings, Arc::new(runtime.client()), Arc::new(NoSecrets), events.clone());
+    let manager = ImageManager::new(settings, None, Arc::new(runtime.client()), Arc::new(NoSecrets), events.clone());
     (events, manager)
 }
 

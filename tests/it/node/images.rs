@@ -1,9 +1,11 @@
 //! Images: policies, failures and what the API shows of them.
 
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::harness::*;
+use super::registry::Registry;
 
 #[tokio::test]
 #[ignore = "needs a node: hack/test"]
@@ -75,4 +77,85 @@ async fn a_command_that_is_not_in_the_image_is_named() {
     let event = namespace.wait_event("p", "Failed").await;
     assert!(event.message.unwrap().starts_with("Error: "));
     namespace.clean_up(&[uid(&pod)]).await;
+}
+
+/// A pod's container of an image that has no program: where it got the image, it fails to start.
+async fn closed_pod(namespace: &TestNamespace, name: &str, image: &str, policy: &str, secret: Option<&str>) -> Pod {
+    let spec = json!({
+        "restartPolicy": "Never",
+        "imagePullSecrets": secret.map(|name| json!([{"name": name}])).unwrap_or_default(),
+        "containers": [{"name": "c", "image": image, "imagePullPolicy": policy, "command": ["/nothing"]}],
+    });
+    namespace.pod(name, spec).await
+}
+
+async fn wait_started(namespace: &TestNamespace, name: &str) {
+    let has_image = |pod: &Pod| {
+        let state = find_container(pod, "c").and_then(|c| c.state);
+        state.and_then(|s| s.terminated).and_then(|t| t.reason).as_deref() == Some("StartError")
+    };
+    namespace.wait_pod(name, "its image", 60, has_image).await;
+}
+
+async fn wait_refused(namespace: &TestNamespace, name: &str, reason: &str) {
+    namespace.wait_pod(name, reason, 60, |pod| waiting_reason(pod, "c").as_deref() == Some(reason)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn what_a_secret_pulled_is_closed_to_pods_without_for_either_agent() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let registry = Registry::start("joe", "secret").await;
+    let namespace = TestNamespace::create("closed-image").await;
+    let auths = json!({"auths": {registry.host(): {"username": "joe", "password": "secret"}}}).to_string();
+    for name in ["joe", "copy"] {
+        let object = json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": auths}});
+        namespace.create_object::<Secret>(object).await;
+    }
+    let image = registry.image();
+    let mut uids = Vec::new();
+    let mut pod = async |name: &str, policy: &str, secret: Option<&str>| {
+        uids.push(uid(&closed_pod(&namespace, name, &image, policy, secret).await));
+    };
+    pod("first", "IfNotPresent", Some("joe")).await;
+    wait_started(&namespace, "first").await;
+    let pulls = registry.pulls();
+    assert!(pulls > 0);
+
+    pod("without", "IfNotPresent", None).await;
+    pod("never", "Never", None).await;
+    pod("again", "Never", Some("joe")).await;
+    pod("copied", "IfNotPresent", Some("copy")).await;
+    wait_refused(&namespace, "without", "ImagePullBackOff").await;
+    wait_refused(&namespace, "never", "ErrImageNeverPull").await;
+    wait_started(&namespace, "again").await;
+    wait_started(&namespace, "copied").await;
+    assert_eq!(registry.pulls(), pulls, "known secrets pull nothing");
+    agent.kill().await;
+
+    let peer = Agent::start(Kind::Peer).await;
+    pod("never-peer", "Never", None).await;
+    pod("again-peer", "Never", Some("joe")).await;
+    pod("copied-peer", "Never", Some("copy")).await;
+    wait_refused(&namespace, "never-peer", "ErrImageNeverPull").await;
+    wait_started(&namespace, "again-peer").await;
+    wait_started(&namespace, "copied-peer").await;
+    // Recorded by the kubelet, and read by the next agent.
+    let other = Registry::start("ann", "secret").await;
+    let auths = json!({"auths": {other.host(): {"username": "ann", "password": "secret"}}}).to_string();
+    let object = json!({"metadata": {"name": "ann"}, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": auths}});
+    namespace.create_object::<Secret>(object).await;
+    uids.push(uid(&closed_pod(&namespace, "of-peer", &other.image(), "IfNotPresent", Some("ann")).await));
+    wait_started(&namespace, "of-peer").await;
+    peer.kill().await;
+
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    for (name, secret) in [("of-peer-again", Some("ann")), ("of-peer-never", Some("joe"))] {
+        uids.push(uid(&closed_pod(&namespace, name, &other.image(), "Never", secret).await));
+    }
+    wait_started(&namespace, "of-peer-again").await;
+    wait_refused(&namespace, "of-peer-never", "ErrImageNeverPull").await;
+    namespace.clean_up(&uids).await;
 }

@@ -11,6 +11,7 @@ mod images;
 mod lifecycle;
 mod node_object;
 mod probes_and_hooks;
+mod registry;
 mod static_pods;
 mod stats;
 mod streams;

@@ -153,7 +153,7 @@ const OF_WHAT_IS_MISSING: &[&str] = &[
     "kubelet_cpu_manager_",
     "kubelet_evented_pleg_",
     "kubelet_graceful_shutdown_",
-    "kubelet_imagemanager_",
+    "kubelet_imagemanager_inmemory_",
     "kubelet_memory_manager_",
     "kubelet_orphan_pod_cleaned_volumes",
     "kubelet_pleg_discard_events",

@@ -207,6 +207,7 @@ impl World {
         };
         let images = ImageManager::new(
             image_settings,
+            None,
             Arc::new(runtime.clone()),
             Arc::new(NoObjects),
             Arc::new(Events(self.events.clone())),
