@@ -460,7 +460,7 @@ impl Worker {
         match result {
             Ok(observed) if epoch == self.epoch => {
                 self.observing_fails = false;
-                self.memory.forget_gone(&observed);
+                self.memory.note_observed(&observed, clock::now());
                 self.observed = Some(observed);
                 self.stale = false;
             }

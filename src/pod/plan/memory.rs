@@ -12,6 +12,7 @@ use super::backoff::Backoff;
 use super::node_end::NodeEnd;
 use super::phases::PodPhases;
 use super::termination::{self, Termination};
+use crate::model::observation::PodObservation;
 use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
 
@@ -582,8 +583,16 @@ impl PodMemory {
             || self.remains.is_running()
     }
 
-    /// Drops what is remembered of containers and sandboxes that no longer exist.
-    pub fn forget_gone(&mut self, observed: &crate::model::observation::PodObservation) {
+    /// Takes in what the runtime holds, read after the last action has ended: drops what is remembered of containers and
+    /// sandboxes that no longer exist. A stop that succeeded and left its sandbox ready has failed.
+    pub fn note_observed(&mut self, observed: &PodObservation, now: Timestamp) {
+        for sandbox in observed.sandboxes.iter().filter(|sandbox| sandbox.ready) {
+            if let Some(step) = self.sandbox_stops.get_mut(&sandbox.id).filter(|step| step.is_done()) {
+                let failure =
+                    Failure::new("KillPodSandboxError", "the runtime stopped the sandbox and shows it as ready");
+                *step = Step::Failed(StepFailure { failure, at: now, attempts: 1 });
+            }
+        }
         self.kills.retain(|id, kill| {
             let under_way = kill.step.is_running() || kill.pre_stop.is_running();
             under_way || observed.containers.iter().any(|c| c.id == *id)

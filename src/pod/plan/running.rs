@@ -281,7 +281,7 @@ fn make_sandbox(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
             }
             ended = false;
             let idle = Step::Idle;
-            if draft.due(step.filter(|s| !s.is_done()).unwrap_or(&idle).due(view.now, &SANDBOX_RETRY)) {
+            if draft.due(step.unwrap_or(&idle).due(view.now, &SANDBOX_RETRY)) {
                 draft.act(Action::TellSandboxChanged);
                 draft.act(Action::StopSandbox { id: sandbox.id.clone() });
             }

@@ -186,7 +186,7 @@ impl World {
     fn turn(&mut self) {
         if self.observed.is_none() && !self.memory.is_runtime_busy() {
             self.observed = Some(self.runtime.clone());
-            self.memory.forget_gone(&self.runtime.clone());
+            self.memory.note_observed(&self.runtime.clone(), self.now);
         }
         let plan = plan(&PlanInput {
             pod: &self.pod,
@@ -336,6 +336,8 @@ impl World {
                 };
                 self.runtime.sandboxes.insert(0, sandbox);
             }
+            // A runtime that says it has stopped what it has not.
+            Action::StopSandbox { .. } if self.rng.random_bool(0.05) => {}
             Action::StopSandbox { id } => {
                 let now = self.now;
                 for sandbox in self.runtime.sandboxes.iter_mut().filter(|s| s.id == *id) {

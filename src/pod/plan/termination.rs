@@ -98,8 +98,7 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     for sandbox in observed.sandboxes.iter().filter(|s| s.ready) {
         stopping = true;
         let idle = Step::Idle;
-        // A stop that "succeeded" and left the sandbox ready is simply repeated.
-        let step = view.memory.sandbox_stops.get(&sandbox.id).filter(|s| !s.is_done()).unwrap_or(&idle);
+        let step = view.memory.sandbox_stops.get(&sandbox.id).unwrap_or(&idle);
         if draft.due(step.due(view.now, &STOP_RETRY)) {
             draft.act(Action::StopSandbox { id: sandbox.id.clone() });
         }
