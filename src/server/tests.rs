@@ -621,6 +621,35 @@ async fn files_that_changed_are_served() {
 }
 
 #[tokio::test]
+async fn a_look_at_the_files_that_is_given_up_loses_nothing() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let authorities = Arc::new(super::client_ca::ClientAuthorities::load(&ca).await.unwrap());
+    let source = super::serving_certificate::CertificateSource {
+        certificate: folder.path().join("kubelet.crt"),
+        key: folder.path().join("kubelet.key"),
+        self_signed_for: Some("n1".to_owned()),
+    };
+    let protocol = super::tls::Protocol::new(&KubeletConfiguration::default()).unwrap();
+    let now = crate::model::clock::now();
+    let files = super::tls::TlsFiles::load(protocol, source, Some(authorities.clone()), now).await.unwrap();
+    let before = files.config().await;
+
+    std::fs::write(&ca, format!("{}{}", authority.pem, other.pem)).unwrap();
+    let mut look = Box::pin(files.refresh(now));
+    while authorities.subjects().len() == 1 {
+        assert!(futures::poll!(&mut look).is_pending(), "it goes on to the certificate");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(look);
+    assert!(Arc::ptr_eq(&before, &files.config().await), "given up before its end");
+    files.refresh(now).await;
+    assert!(!Arc::ptr_eq(&before, &files.config().await));
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_served_name_the_field() {
     let folder = tempfile::tempdir().unwrap();
     let api = FakeApi::new();

@@ -1,6 +1,7 @@
 //! The TLS side of the HTTPS server: versions, ciphers and curves as configured, the certificate as it is on disk or as the
 //! cluster signed it last, client certificates asked for and looked at later.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -138,6 +139,8 @@ pub(super) struct TlsFiles {
     shown: Shown,
     authorities: Option<Arc<ClientAuthorities>>,
     current: RwLock<Arc<ServerConfig>>,
+    /// Something was read that `current` does not have: kept apart, since a look that is given up must not lose it.
+    is_outdated: AtomicBool,
     checked: Mutex<Instant>,
 }
 
@@ -170,7 +173,8 @@ impl TlsFiles {
     ) -> Result<Self, TlsSettingsError> {
         let config = server_config(&protocol, &shown, authorities.as_deref())?;
         let current = RwLock::new(Arc::new(config));
-        Ok(TlsFiles { protocol, shown, authorities, current, checked: Mutex::new(Instant::now()) })
+        let (is_outdated, checked) = (AtomicBool::new(false), Mutex::new(Instant::now()));
+        Ok(TlsFiles { protocol, shown, authorities, current, is_outdated, checked })
     }
 
     /// What to accept a connection with. Looks at the files if that was not done lately.
@@ -200,14 +204,13 @@ impl TlsFiles {
 
     /// Reads what changed. What cannot be read stays as it was.
     pub(super) async fn refresh(&self, now: Timestamp) {
-        let mut changed = match &self.authorities {
-            Some(authorities) => authorities.refresh().await,
-            None => false,
-        };
-        if let Shown::Files { source, read } = &self.shown {
-            changed |= self.refresh_certificate(source, read, now).await;
+        if let Some(authorities) = &self.authorities {
+            self.is_outdated.fetch_or(authorities.refresh().await, Ordering::Relaxed);
         }
-        if !changed {
+        if let Shown::Files { source, read } = &self.shown {
+            self.is_outdated.fetch_or(self.refresh_certificate(source, read, now).await, Ordering::Relaxed);
+        }
+        if !self.is_outdated.swap(false, Ordering::Relaxed) {
             return;
         }
         match server_config(&self.protocol, &self.shown, self.authorities.as_deref()) {
