@@ -6,7 +6,7 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::introspection::Introspection;
-use super::text;
+use super::{compression, text};
 use crate::metrics::Exposition;
 use crate::metrics::family::Family;
 use crate::metrics::{kubelet, text::CONTENT_TYPE as METRICS_TYPE};
@@ -43,8 +43,37 @@ pub(super) async fn summary(stats: Option<&StatsCollector>, query: &str) -> Resp
     }
 }
 
-/// `/metrics` and what is below it.
-pub(super) async fn metrics(stats: Option<&StatsCollector>, introspection: &Introspection, which: Metrics) -> Response {
+/// `/metrics` and what is below it, in gzip if that is asked for.
+pub(super) async fn metrics(
+    stats: Option<&StatsCollector>,
+    introspection: &Introspection,
+    which: Metrics,
+    gzip: bool,
+) -> Response {
+    let text = match families(stats, introspection, which).await {
+        Ok(text) => Bytes::from(text),
+        Err(refusal) => return refusal,
+    };
+    let typed = |body: Bytes| {
+        let mut response = text::text(StatusCode::OK, body);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+        response
+    };
+    if !gzip {
+        return typed(text);
+    }
+    match compression::gzip(text.clone()).await {
+        Ok(compressed) => compression::is_in_gzip(typed(compressed)),
+        // As the peer's library does.
+        Err(_) => typed(text),
+    }
+}
+
+async fn families(
+    stats: Option<&StatsCollector>,
+    introspection: &Introspection,
+    which: Metrics,
+) -> Result<String, Response> {
     match which {
         Metrics::Agent => {
             if let Some(stats) = stats {
@@ -55,34 +84,22 @@ pub(super) async fn metrics(stats: Option<&StatsCollector>, introspection: &Intr
             }
             let mut text = Exposition::new();
             kubelet::write_all(&mut text);
-            found(text.finish())
+            Ok(text.finish())
         }
-        Metrics::Resource => match stats {
-            Some(stats) => found(stats.resource_metrics().await),
-            None => unknown(),
-        },
-        Metrics::Cadvisor => match stats {
-            Some(stats) => match stats.cadvisor_metrics().await {
-                Ok(body) => found(body),
-                Err(error) => text::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            },
-            None => unknown(),
-        },
+        Metrics::Resource => Ok(stats.ok_or_else(unknown)?.resource_metrics().await),
+        Metrics::Cadvisor => {
+            let metrics = stats.ok_or_else(unknown)?.cadvisor_metrics().await;
+            metrics.map_err(|error| text::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        }
         Metrics::Probes | Metrics::Slis => {
             let mut text = Exposition::new();
             if let (Metrics::Probes, Some(probes)) = (which, &introspection.probes) {
                 probes(&mut text);
             }
             kubelet::PROCESS_START.write(&mut text);
-            found(text.finish())
+            Ok(text.finish())
         }
     }
-}
-
-fn found(body: String) -> Response {
-    let mut response = text::text(StatusCode::OK, Bytes::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
-    response
 }
 
 fn unknown() -> Response {

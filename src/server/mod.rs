@@ -16,6 +16,7 @@
 mod authentication;
 mod authorization;
 mod client_ca;
+mod compression;
 mod connection;
 mod figures;
 mod guard;

@@ -17,7 +17,7 @@ use http_body_util::Limited;
 
 use super::figures::{self, Metrics};
 use super::guard::Guard;
-use super::{Endpoints, health, introspection, pods, text, zpages};
+use super::{Endpoints, compression, health, introspection, pods, text, zpages};
 use crate::metrics::kubelet as metrics;
 use crate::model::clock;
 
@@ -328,7 +328,10 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
         Endpoint::Summary => {
             figures::summary(endpoints.stats.as_ref(), request.uri().query().unwrap_or_default()).await
         }
-        Endpoint::Metrics(which) => figures::metrics(endpoints.stats.as_ref(), &endpoints.introspection, which).await,
+        Endpoint::Metrics(which) => {
+            let gzip = compression::prefers_gzip(request.headers());
+            figures::metrics(endpoints.stats.as_ref(), &endpoints.introspection, which, gzip).await
+        }
         Endpoint::Statusz => {
             let paths = served(Port::Secure, endpoints.debugging).flat_map(|route| route.paths).copied();
             zpages::statusz(request.headers(), clock::now(), endpoints.started_at, paths)

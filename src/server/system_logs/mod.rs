@@ -22,7 +22,7 @@ use self::files::{Found, Listing, Segment};
 use self::part::{Part, Span};
 use self::query::{LogQuery, Wanted};
 use super::query::Query;
-use super::text;
+use super::{compression, text};
 
 /// What is served of the node's logs.
 #[derive(Clone, Debug, Default)]
@@ -63,8 +63,13 @@ impl SystemLogs {
         match query.wanted(|file| self.has(file)) {
             Ok(Wanted::File(file)) => self.file(&file.replace('\\', "/"), &request).await,
             Ok(Wanted::Services(names)) => {
-                let body = services::logs(self.folder.clone(), names, query);
-                let mut response = Response::new(Body::from_stream(body));
+                let pieces = services::logs(self.folder.clone(), names, query);
+                let mut response = if compression::is_gzip_alone(&request.headers) {
+                    let body = Body::from_stream(compression::gzip_pieces(pieces));
+                    compression::is_in_gzip(Response::new(body))
+                } else {
+                    Response::new(Body::from_stream(pieces))
+                };
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
                 response
             }

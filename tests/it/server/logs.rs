@@ -1,6 +1,6 @@
 //! Logs of containers.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -222,6 +222,27 @@ async fn the_nodes_own_logs_are_listed_unless_that_is_turned_off() {
     assert_eq!((status(&answer), body(&answer)), (406, "path not allowed in query mode\n"));
     let answer = server.request("GET", "/logs/?query=service-of-nobody").await;
     assert_eq!((status(&answer), joined(&answer).as_str()), (200, "\nlog not found for service-of-nobody\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_of_the_nodes_logs_is_answered_in_gzip_if_that_is_asked_for() {
+    let server = Fixture::start_with(|configuration, _| configuration.enable_system_log_query = true).await;
+    let ask = async |headers: &str| {
+        let head = format!("GET /logs/?query=service-of-nobody HTTP/1.0\nHost: x\n{headers}\n");
+        let answer = read_all(&mut server.send(&head).await).await;
+        let at = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        (text(&answer[..at]), answer[at + 4..].to_vec())
+    };
+    let (plain_head, plain) = ask("").await;
+    assert!(!plain_head.contains("content-encoding"), "{plain_head}");
+    let (head, body) = ask("Accept-Encoding: gzip\n").await;
+    assert!(head.contains("content-encoding: gzip") && head.contains("text/plain;charset=UTF-8"), "{head}");
+    let mut expanded = Vec::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut expanded).unwrap();
+    assert_eq!((text(&expanded), text(&plain).as_str()), (text(&plain), "\nlog not found for service-of-nobody\n"));
+    // As the kubelet, which looks for this word alone.
+    assert_eq!(ask("Accept-Encoding: gzip, deflate\n").await.1, plain);
     server.stop().await;
 }
 
