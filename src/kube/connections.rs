@@ -32,7 +32,7 @@ use tower::{BoxError, Service};
 use super::client::FieldError;
 use super::credentials::Credentials;
 use super::limit::RequestLimit;
-use super::measure::Measured;
+use super::measure::{AnswerSize, Measured};
 
 /// Streams on one connection; below the API server's default of 100, so that short requests always find room.
 const STREAMS_PER_CONNECTION: usize = 64;
@@ -187,7 +187,8 @@ impl Shared {
         if response.status() == StatusCode::UNAUTHORIZED {
             self.credentials.rejected(current.generation);
         }
-        Ok(response.map(|body| ResponseBody { body, deadline, shared: Arc::clone(&self), _place: place }))
+        let size = AnswerSize::default();
+        Ok(response.map(|body| ResponseBody { body, size, deadline, shared: Arc::clone(&self), _place: place }))
     }
 }
 
@@ -210,8 +211,8 @@ impl Service<Request<Body>> for Connections {
             }
             let measured = Measured::begin(&request, wait);
             let answer = shared.send(request).await;
-            measured.end(&answer);
-            answer
+            let size = measured.end(&answer);
+            answer.map(|answer| answer.map(|body| ResponseBody { size, ..body }))
         })
     }
 }
@@ -229,6 +230,7 @@ struct NoCredentials;
 /// A response's body, which holds its stream's place and ends with an error at the request's deadline.
 pub(super) struct ResponseBody {
     body: Incoming,
+    size: AnswerSize,
     deadline: Option<Pin<Box<Sleep>>>,
     shared: Arc<Shared>,
     _place: Place,
@@ -240,6 +242,15 @@ impl HttpBody for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            match &frame {
+                Some(Ok(frame)) => self.size.add(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => {}
+                None => self.size.tell(),
+            }
+            // Who was told of a length need not ask for the end.
+            if self.body.is_end_stream() {
+                self.size.tell();
+            }
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {

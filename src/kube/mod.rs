@@ -21,7 +21,7 @@ pub mod error;
 pub mod events;
 mod kubeconfig;
 mod limit;
-mod measure;
+pub(crate) mod measure;
 pub mod objects;
 pub mod patch;
 pub mod pods;

@@ -48,7 +48,21 @@ macro_rules! families {
 const STAGE_BUCKETS: &[f64] =
     &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
+/// Of the API server's answers about callers.
+const REVIEW_BUCKETS: &[f64] = &[0.25, 0.5, 0.7, 1.0, 1.5, 3.0, 5.0, 10.0];
+/// Of requests and answers: from 64 bytes to 16 MiB.
+const SIZE_BUCKETS: &[f64] =
+    &[64.0, 256.0, 512.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+
 families! {
+    /// Time of the API server to say who has a token.
+    TOKEN_REVIEW_DURATION: Histogram("apiserver_delegated_authn_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by status code.", &["code"], REVIEW_BUCKETS);
+    /// Questions to it who has a token.
+    TOKEN_REVIEWS: Counter("apiserver_delegated_authn_request_total", "[ALPHA] Number of HTTP requests partitioned by status code.", &["code"]);
+    /// Time of the API server to say what a caller may do.
+    ACCESS_REVIEW_DURATION: Histogram("apiserver_delegated_authz_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by status code.", &["code"], REVIEW_BUCKETS);
+    /// Questions to it what a caller may do.
+    ACCESS_REVIEWS: Counter("apiserver_delegated_authz_request_total", "[ALPHA] Number of HTTP requests partitioned by status code.", &["code"]);
     /// How far a pod's start was after how long. The peer has no such family.
     POD_START_STAGE: Histogram("ferrolet_pod_start_stage_seconds", "Seconds from the first sight of a pod until its start had reached a stage: volumes (mounted), images (present), sandbox (made), started (its containers), ready. The stage scheduled counts from the binding to the first sight.", &["stage"], STAGE_BUCKETS);
     /// Pods that may run, by whether they are static.
@@ -209,6 +223,10 @@ families! {
     PROCESS_CPU: Counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", &[]);
     /// How many files it may open.
     PROCESS_MAX_FDS: Gauge("process_max_fds", "Maximum number of open file descriptors.", &[]);
+    /// Bytes that came to the agent's network namespace.
+    PROCESS_RECEIVED: Counter("process_network_receive_bytes_total", "Number of bytes received by the process over the network.", &[]);
+    /// Bytes that left it.
+    PROCESS_SENT: Counter("process_network_transmit_bytes_total", "Number of bytes sent by the process over the network.", &[]);
     /// How many are open.
     PROCESS_OPEN_FDS: Gauge("process_open_fds", "Number of open file descriptors.", &[]);
     /// Its memory.
@@ -223,8 +241,12 @@ families! {
     REST_WAIT: Histogram("rest_client_rate_limiter_duration_seconds", "[ALPHA] Client side rate limiter latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
     /// Time of requests to the API server.
     REST_DURATION: Histogram("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.", &["host", "verb"], REST_BUCKETS);
+    /// Size of requests to the API server.
+    REST_REQUEST_SIZE: Histogram("rest_client_request_size_bytes", "[ALPHA] Request size in bytes. Broken down by verb and host.", &["host", "verb"], SIZE_BUCKETS);
     /// Requests to the API server.
     REST_REQUESTS: Counter("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.", &["code", "host", "method"]);
+    /// Size of its answers, but for watches.
+    REST_RESPONSE_SIZE: Histogram("rest_client_response_size_bytes", "[ALPHA] Response size in bytes. Broken down by verb and host.", &["host", "verb"], SIZE_BUCKETS);
     /// Time to set volumes up and to remove them.
     STORAGE_DURATION: Histogram("storage_operation_duration_seconds", "[BETA] Storage operation duration", &["migrated", "operation_name", "status", "volume_plugin"], STORAGE_BUCKETS);
     /// Volumes that pods should have and do have.

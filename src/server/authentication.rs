@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::client_ca::{CertificateError, ClientAuthorities};
 use super::listener::Peer;
-use super::review::{Question, ReviewError, Reviews};
+use super::review::{Kind, Question, ReviewError, Reviews};
 use super::user::User;
 use super::websocket_token::{self, ProtocolTokenError};
 use crate::config::types::KubeletAuthentication;
@@ -72,7 +72,7 @@ impl Authenticator {
             None => return Err(AuthenticationSetupError::NoApi),
             Some(client) => Some(Tokens {
                 client: client.clone(),
-                answers: Reviews::new("TokenReview"),
+                answers: Reviews::new(Kind::TokenReview),
                 keep: super::authorization::duration(webhook.cache_ttl),
             }),
         };

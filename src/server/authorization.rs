@@ -8,7 +8,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
 };
 
-use super::review::{Question, ReviewError, Reviews};
+use super::review::{Kind, Question, ReviewError, Reviews};
 use super::user::User;
 use crate::config::types::KubeletAuthorization;
 use crate::model::go_duration::GoDuration;
@@ -68,7 +68,7 @@ impl Authorizer {
             ("Webhook", Some(client)) => Ok(Authorizer::Webhook(Box::new(AccessReviews {
                 client: client.clone(),
                 node_name: node_name.to_owned(),
-                answers: Reviews::new("SubjectAccessReview"),
+                answers: Reviews::new(Kind::SubjectAccessReview),
                 keep_yes: duration(configuration.webhook.cache_authorized_ttl),
                 keep_no: duration(configuration.webhook.cache_unauthorized_ttl),
             }))),
@@ -102,8 +102,10 @@ impl AccessReviews {
             }),
             ..SubjectAccessReviewSpec::default()
         };
-        let unwritable =
-            |error: serde_json::Error| ReviewError::Answer { kind: "SubjectAccessReview", message: error.to_string() };
+        let unwritable = |error: serde_json::Error| ReviewError::Answer {
+            kind: Kind::SubjectAccessReview,
+            message: error.to_string(),
+        };
         let question = Question::new(&serde_json::to_vec(&spec).map_err(unwritable)?);
         let api = Api::<SubjectAccessReview>::all(self.client.clone());
         let ask = move || {

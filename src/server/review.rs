@@ -12,6 +12,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::kube::error;
+use crate::kube::measure::code_text;
+use crate::metrics::kubelet as metrics;
 
 /// Answers kept at once.
 const CAPACITY: usize = 2048;
@@ -23,15 +25,28 @@ const LIMIT: Duration = Duration::from_secs(10);
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1688)];
 
+/// The API object that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    TokenReview,
+    SubjectAccessReview,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, formatter)
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum ReviewError {
     #[error("{kind}: {}", error::message(.source))]
-    Request { kind: &'static str, source: Arc<::kube::Error> },
+    Request { kind: Kind, source: Arc<::kube::Error> },
     #[error("{kind}: no answer within {} s", LIMIT.as_secs())]
-    Late { kind: &'static str },
+    Late { kind: Kind },
     #[error("{kind}: {message}")]
-    Answer { kind: &'static str, message: String },
+    Answer { kind: Kind, message: String },
 }
 
 /// What is asked, as a digest: no token is kept.
@@ -48,7 +63,7 @@ type Asking<A> = BoxFuture<'static, Result<A, ReviewError>>;
 
 /// Answers by question. The same question asked by several at once is sent once.
 pub(super) struct Reviews<A> {
-    kind: &'static str,
+    kind: Kind,
     slots: Arc<Semaphore>,
     state: Mutex<State<A>>,
 }
@@ -66,7 +81,7 @@ struct Known<A> {
 
 impl<A: Clone + Send + Sync + 'static> Reviews<A> {
     /// `kind` is the API object that asks.
-    pub(super) fn new(kind: &'static str) -> Self {
+    pub(super) fn new(kind: Kind) -> Self {
         let state = State { known: HashMap::new(), asked: HashMap::new() };
         Reviews { kind, slots: Arc::new(Semaphore::new(PARALLEL)), state: Mutex::new(state) }
     }
@@ -123,14 +138,14 @@ impl<A: Clone + Send + Sync + 'static> Reviews<A> {
         let asking = async move {
             let _slot = slots.acquire().await;
             for delay in RETRIES {
-                match ask().await {
+                match measured(kind, ask()).await {
                     Err(failure) if error::is_transient(&failure) => {
                         tokio::time::sleep(delay.mul_f64(rand::random_range(1.0..1.2))).await;
                     }
                     result => return result,
                 }
             }
-            ask().await
+            measured(kind, ask()).await
         };
         async move {
             match tokio::time::timeout(LIMIT, asking).await {
@@ -146,6 +161,27 @@ impl<A: Clone + Send + Sync + 'static> Reviews<A> {
     fn lock(&self) -> std::sync::MutexGuard<'_, State<A>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks once, which is counted by what the API server answers.
+async fn measured<A>(
+    kind: Kind,
+    asked: impl Future<Output = Result<Result<A, String>, ::kube::Error>>,
+) -> Result<Result<A, String>, ::kube::Error> {
+    let began = Instant::now();
+    let result = asked.await;
+    let code = match &result {
+        Ok(_) => "201",
+        Err(::kube::Error::Api(status)) => code_text(status.code),
+        Err(_) => "<error>",
+    };
+    let (count, duration) = match kind {
+        Kind::TokenReview => (&metrics::TOKEN_REVIEWS, &metrics::TOKEN_REVIEW_DURATION),
+        Kind::SubjectAccessReview => (&metrics::ACCESS_REVIEWS, &metrics::ACCESS_REVIEW_DURATION),
+    };
+    count.increment(&[code]);
+    duration.observe(&[code], began.elapsed().as_secs_f64());
+    result
 }
 
 impl<A> State<A> {
@@ -175,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_and_asked_for_once() {
-        let reviews = Reviews::new("Test");
+        let reviews = Reviews::new(Kind::TokenReview);
         let asked = Arc::new(AtomicUsize::new(0));
         let get = || {
             let asked = asked.clone();
@@ -196,20 +232,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_are_not_kept_and_the_waiting_ends() {
-        let reviews = Reviews::<bool>::new("Test");
+        let reviews = Reviews::<bool>::new(Kind::TokenReview);
         let refused = || async { Ok(Err("no".to_owned())) };
         let error = reviews.answer(Question::new(b"a"), refused, |_| MINUTE).await.unwrap_err();
-        assert_eq!(error.to_string(), "Test: no");
+        assert_eq!(error.to_string(), "TokenReview: no");
         let answer = reviews.answer(Question::new(b"a"), || async { Ok(Ok(true)) }, |_| MINUTE).await;
         assert!(answer.unwrap());
         let never = || std::future::pending();
         let error = reviews.answer(Question::new(b"b"), never, |_| MINUTE).await.unwrap_err();
-        assert_eq!(error.to_string(), "Test: no answer within 10 s");
+        assert_eq!(error.to_string(), "TokenReview: no answer within 10 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_asked_at_once_than_may_be() {
+        let reviews = Reviews::new(Kind::TokenReview);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let all = (0..5 * PARALLEL).map(|number| {
+            let (now, most) = (now.clone(), most.clone());
+            let ask = move || {
+                let (now, most) = (now.clone(), most.clone());
+                async move {
+                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    now.fetch_sub(1, Ordering::SeqCst);
+                    Ok(Ok(number))
+                }
+            };
+            reviews.answer(Question::new(&number.to_le_bytes()), ask, |_| MINUTE)
+        });
+        let answers = futures::future::join_all(all).await;
+        assert!(answers.into_iter().enumerate().all(|(number, answer)| answer.unwrap() == number));
+        assert_eq!(most.load(Ordering::SeqCst), PARALLEL);
     }
 
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded_also_by_callers_that_go_away() {
-        let reviews = Reviews::<usize>::new("Test");
+        let reviews = Reviews::<usize>::new(Kind::TokenReview);
         for number in 0..3 * CAPACITY {
             let question = Question::new(format!("{number}").as_bytes());
             reviews.answer(question, move || async move { Ok(Ok(number)) }, |_| MINUTE).await.unwrap();

@@ -80,6 +80,10 @@ pub(super) fn set_process(proc: &Path, booted_at: Timestamp) {
         // As the peer's client library shows a limit that is none.
         metrics::PROCESS_VIRTUAL_MAX.set(&[], limit.parse().unwrap_or(float(u64::MAX)));
     }
+    if let Some([received, sent]) = network_bytes(&read("net/netstat")) {
+        metrics::PROCESS_RECEIVED.take_over(&[], received);
+        metrics::PROCESS_SENT.take_over(&[], sent);
+    }
     let open = fs::read_dir(own.join("fd")).map_or(0, |entries| entries.flatten().count());
     metrics::PROCESS_OPEN_FDS.set(&[], count(open));
 }
@@ -107,6 +111,16 @@ impl Process {
     }
 }
 
+/// Bytes of IPv4 that came into and left the network namespace: two fields of `/proc/<pid>/net/netstat`, which has a line of
+/// names and one of values for each protocol.
+fn network_bytes(netstat: &str) -> Option<[f64; 2]> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, values) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
+    let pairs: Vec<(&str, &str)> = names.zip(values).collect();
+    let field = |wanted: &str| pairs.iter().find(|(name, _)| *name == wanted)?.1.parse::<f64>().ok();
+    Some([field("InOctets")?, field("OutOctets")?])
+}
+
 fn count(number: usize) -> f64 {
     float(u64::try_from(number).unwrap_or(u64::MAX))
 }
@@ -130,7 +144,17 @@ mod tests {
     }
 
     #[test]
+    fn octets_are_found_by_their_names() {
+        let netstat =
+            "TcpExt: SyncookiesSent InOctets\nTcpExt: 1 2\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 30 40\n";
+        assert_eq!(network_bytes(netstat), Some([30.0, 40.0]));
+        assert_eq!(network_bytes("IpExt: InOctets\nIpExt: 30\n"), None);
+        assert_eq!(network_bytes(""), None);
+    }
+
+    #[test]
     fn this_process_can_be_read() {
+        assert!(network_bytes(&fs::read_to_string("/proc/self/net/netstat").unwrap()).is_some());
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
         assert!(Process::parse(&stat).unwrap().resident_pages > 0.0);
         assert!(booted_at(Path::new("/proc")).unwrap() > Timestamp::UNIX_EPOCH);

@@ -133,16 +133,18 @@ async fn a_busy_pod_is_seen_as_busy_and_as_the_kubelet_sees_it() {
 /// Families of the kubelet's that are not here, by how they begin: those of Go and of its libraries.
 const OF_LIBRARIES: &[&str] = &[
     "aggregator_",
-    "apiserver_",
+    "apiserver_audit_",
+    "apiserver_client_",
+    "apiserver_envelope_",
+    "apiserver_storage_",
+    "apiserver_validation_",
+    "apiserver_webhooks_",
     "cardinality_enforcement_",
     "disabled_metrics_total",
     "go_",
     "hidden_metrics_total",
-    "process_network_",
     "registered_metrics_total",
     "rest_client_exec_plugin_",
-    "rest_client_request_size_bytes",
-    "rest_client_response_size_bytes",
     "rest_client_transport_",
     "workqueue_",
 ];
