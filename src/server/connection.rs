@@ -24,7 +24,8 @@ impl Patience {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// A time in whole milliseconds, as atomics hold it.
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
