@@ -134,6 +134,7 @@ impl<'de> de::Visitor<'de> for DocumentVisitor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rstest::rstest;
 
     use super::*;
@@ -184,6 +185,29 @@ mod tests {
             let document = parse(text).unwrap();
             assert_eq!(document.repeated, ["a", "b.c", "d.0.e"]);
             assert_eq!(document.value, serde_json::json!({"a": 2, "b": {"c": 3}, "d": [{"e": 2}]}));
+        }
+    }
+
+    #[test]
+    fn what_expands_beyond_measure_or_is_too_deep_is_refused() {
+        let mut laughs = "a0: &a0 ha\n".to_owned();
+        for level in 1..30 {
+            let below = vec![format!("*a{}", level - 1); 10].join(", ");
+            laughs += &format!("a{level}: &a{level} [{below}]\n");
+        }
+        for text in [laughs, "[".repeat(100_000), format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))] {
+            assert!(matches!(parse(&text), Err(DocumentError::Syntax { .. })));
+        }
+        let json = format!("{{\"a\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(matches!(parse(&json), Err(DocumentError::Syntax { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_borne(text in "[-a-c0-9:&*!|>{}\\[\\]\"'#,%@? \t\n\u{85}é]{0,120}") {
+            if let Ok(document) = parse(&text) {
+                prop_assert!(!document.value.is_null());
+            }
         }
     }
 }

@@ -13,6 +13,8 @@
 //! Connections are tasks of [`Server::run`] and end with it. Certificates and authorities that changed on disk are noticed when
 //! a connection comes, so that an idle server does nothing.
 
+#[cfg(test)]
+mod abuse_tests;
 mod authentication;
 mod authorization;
 mod client_ca;

@@ -55,7 +55,7 @@ struct Authority {
 }
 
 /// A certificate with its key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Authority {
     fn new() -> Self {
@@ -80,8 +80,8 @@ impl Authority {
 }
 
 /// A running server.
-struct Fixture {
-    address: SocketAddr,
+pub(super) struct Fixture {
+    pub(super) address: SocketAddr,
     folder: tempfile::TempDir,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
@@ -89,7 +89,10 @@ struct Fixture {
 }
 
 impl Fixture {
-    async fn start(change: impl FnOnce(&mut KubeletConfiguration, &std::path::Path), limits: Limits) -> Self {
+    pub(super) async fn start(
+        change: impl FnOnce(&mut KubeletConfiguration, &std::path::Path),
+        limits: Limits,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut configuration =
             KubeletConfiguration { address: "127.0.0.1".to_owned(), port: 0, ..KubeletConfiguration::default() };
@@ -116,11 +119,20 @@ impl Fixture {
         Fixture { address, folder, cancel, tasks, reviews }
     }
 
-    async fn usual() -> Self {
+    pub(super) async fn usual() -> Self {
         Fixture::start(|_, _| {}, Limits::default()).await
     }
 
-    async fn connect_as(&self, identity: Option<Identity>) -> TlsStream<TcpStream> {
+    pub(super) async fn connect_as(&self, identity: Option<Identity>) -> TlsStream<TcpStream> {
+        self.connect_offering(identity, &[]).await
+    }
+
+    /// Connects as a client that speaks these protocols.
+    pub(super) async fn connect_offering(
+        &self,
+        identity: Option<Identity>,
+        protocols: &[&[u8]],
+    ) -> TlsStream<TcpStream> {
         let pem = std::fs::read(self.folder.path().join("kubelet.crt")).unwrap();
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem).skip(1) {
@@ -129,27 +141,28 @@ impl Fixture {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let builder = builder.with_root_certificates(roots);
-        let config = match identity {
+        let mut config = match identity {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
             None => builder.with_no_client_auth(),
         };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let stream = TcpStream::connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(ServerName::try_from(NODE).unwrap(), stream).await.unwrap()
     }
 
-    async fn send(&self, identity: Option<Identity>, request: &str) -> String {
+    pub(super) async fn send(&self, identity: Option<Identity>, request: &str) -> String {
         let mut stream = self.connect_as(identity).await;
         stream.write_all(request.as_bytes()).await.unwrap();
         read_all(&mut stream).await
     }
 
-    async fn request(&self, method: &str, path: &str, token: Option<&str>) -> String {
+    pub(super) async fn request(&self, method: &str, path: &str, token: Option<&str>) -> String {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         self.send(None, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n")).await
     }
 
-    async fn get(&self, path: &str, token: Option<&str>) -> String {
+    pub(super) async fn get(&self, path: &str, token: Option<&str>) -> String {
         self.request("GET", path, token).await
     }
 
@@ -158,14 +171,14 @@ impl Fixture {
         self.send(Some(identity), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.cancel.cancel();
         self.tasks.join_next().await.unwrap().unwrap();
     }
 }
 
 /// What is sent until the connection ends, in whatever way.
-async fn read_all(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+pub(super) async fn read_all(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8(answer).unwrap()
@@ -210,7 +223,7 @@ fn review(version: &str, kind: &str, status: &Value) -> Value {
     json!({"apiVersion": version, "kind": kind, "metadata": {}, "spec": {}, "status": status})
 }
 
-fn status(answer: &str) -> u16 {
+pub(super) fn status(answer: &str) -> u16 {
     answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or_default()
 }
 
@@ -361,6 +374,26 @@ async fn answers_about_tokens_are_kept_but_not_refusals() {
 }
 
 #[tokio::test]
+async fn answers_about_rights_are_kept_for_their_times() {
+    // Of each the time of a yes, the time of a no, and the questions that three requests make.
+    for (keep_yes, keep_no, of_yes, of_no) in [("5m", "30s", 1, 2), ("0s", "30s", 3, 2), ("5m", "0s", 1, 6)] {
+        let change = |c: &mut KubeletConfiguration, _: &std::path::Path| {
+            c.authorization.webhook.cache_authorized_ttl = keep_yes.parse().unwrap();
+            c.authorization.webhook.cache_unauthorized_ttl = keep_no.parse().unwrap();
+        };
+        let server = Fixture::start(change, Limits::default()).await;
+        for (token, code, expected) in [("pods", 200, of_yes), ("nothing", 403, of_no)] {
+            for _ in 0..3 {
+                assert_eq!(status(&server.get("/pods", Some(token)).await), code);
+            }
+            // And one about the token.
+            assert_eq!(server.reviews.swap(0, Ordering::SeqCst), 1 + expected, "{token} {keep_yes} {keep_no}");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn rights_that_cannot_be_found_out_are_an_error() {
     let server = Fixture::usual().await;
     let answer = server.get("/pods", Some("broken")).await;
@@ -440,81 +473,6 @@ async fn a_certificate_is_checked_again_at_each_request() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     stream.write_all(request).await.unwrap();
     assert!(read_all(&mut stream).await.contains("HTTP/1.1 401"));
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn large_requests_are_refused() {
-    let server = Fixture::usual().await;
-    let head = "POST /pods HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n";
-    let answer = server.send(None, &format!("{head}Content-Length: 99999999999\r\n\r\n")).await;
-    assert_eq!((status(&answer), answer.contains("connection: close")), (413, true), "{answer}");
-    let answer = server.send(None, &format!("GET /pods HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000))).await;
-    assert_eq!(status(&answer), 431, "{answer}");
-    let long = "x".repeat(70_000);
-    assert_ne!(status(&server.get(&format!("/{long}"), Some("admin")).await), 200);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn slow_clients_are_cut_off_and_others_get_their_turn() {
-    let limits = Limits {
-        connections: 4,
-        handshake: Duration::from_millis(700),
-        first_request: Duration::from_millis(700),
-        idle: Duration::from_millis(700),
-        ..Limits::default()
-    };
-    let server = Fixture::start(|_, _| {}, limits).await;
-    // Says nothing, not even the handshake.
-    let mut silent = Vec::new();
-    for _ in 0..2 {
-        silent.push(TcpStream::connect(server.address).await.unwrap());
-    }
-    // Begins a request, and does not end it.
-    let mut slow = server.connect_as(None).await;
-    slow.write_all(b"GET /pods HTTP/1.1\r\nHost: x\r\n").await.unwrap();
-    // Asked, and is idle.
-    let mut idle = server.connect_as(None).await;
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n").await.unwrap();
-    let started = tokio::time::Instant::now();
-    assert!(read_all(&mut silent[0]).await.is_empty());
-    assert_eq!(read_all(&mut slow).await, "");
-    let answered = read_all(&mut idle).await;
-    assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with("ok"), "{answered}");
-    assert!(started.elapsed() < Duration::from_secs(10));
-    assert_eq!(status(&server.get("/pods", Some("admin")).await), 200);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn however_many_connections_are_idle_who_asks_is_served() {
-    let server = Fixture::start(|_, _| {}, Limits { connections: 8, ..Limits::default() }).await;
-    // Without handshake, and with one.
-    let mut idle = Vec::new();
-    for _ in 0..200 {
-        idle.push(TcpStream::connect(server.address).await.unwrap());
-    }
-    let started = tokio::time::Instant::now();
-    let mut shaken = Vec::new();
-    for _ in 0..20 {
-        shaken.push(server.connect_as(None).await);
-    }
-    // One that has asked keeps its place.
-    let mut busy = server.connect_as(None).await;
-    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n";
-    let mut first = [0; 12];
-    busy.write_all(request).await.unwrap();
-    busy.read_exact(&mut first).await.unwrap();
-    for _ in 0..20 {
-        shaken.push(server.connect_as(None).await);
-    }
-    assert_eq!(status(&server.get("/pods", Some("admin")).await), 200);
-    busy.write_all(request).await.unwrap();
-    busy.read_exact(&mut first).await.unwrap();
-    // Nobody had to wait for the time limits of those that are idle.
-    assert!(started.elapsed() < Limits::default().first_request);
-    drop((idle, shaken));
     server.stop().await;
 }
 
