@@ -277,6 +277,72 @@ async fn pods_are_listed() {
     server.stop().await;
 }
 
+#[rstest]
+#[case("GET", "/healthz", 200, "ok")]
+#[case("GET", "/healthz?verbose", 200, "[+]syncloop ok\nhealthz check passed\n")]
+#[case("GET", "/healthz/ping", 200, "ok")]
+#[case("GET", "/healthz/log", 200, "ok")]
+#[case("GET", "/healthz/syncloop", 200, "ok")]
+#[case("GET", "/metrics", 200, "# TYPE kubelet_http_requests_total counter")]
+#[case("GET", "/metrics/probes", 200, "# TYPE process_start_time_seconds gauge")]
+#[case("GET", "/metrics/slis", 200, "# TYPE process_start_time_seconds gauge")]
+#[case("GET", "/metrics/cadvisor", 503, "the node's figures are not known")]
+#[case("GET", "/metrics/resource", 503, "the node's figures are not known")]
+#[case("GET", "/stats/summary", 503, "the node's figures are not known")]
+#[case("GET", "/flagz", 200, "flagz")]
+#[case("GET", "/statusz", 200, "statusz")]
+#[case("GET", "/debug/pprof/cmdline", 200, "ferrolet")]
+#[case("GET", "/debug/pprof/heap", 404, "no Go profiles")]
+#[case("GET", "/debug/flags/v", 406, "unsupported http method")]
+#[case("PUT", "/debug/flags/v", 400, "strconv.ParseUint: parsing \"\": invalid syntax")]
+#[tokio::test]
+async fn what_the_agent_tells_of_itself(
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] code: u16,
+    #[case] words: &str,
+) {
+    let server = Fixture::usual().await;
+    let answer = server.request(method, path, Some("admin")).await;
+    assert_eq!(status(&answer), code, "{answer}");
+    assert!(body(&answer).contains(words), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_turned_off_says_so() {
+    let change = |c: &mut KubeletConfiguration, _: &std::path::Path| {
+        (c.enable_profiling_handler, c.enable_debug_flags_handler) = (false, false);
+    };
+    let server = Fixture::start(change, Limits::default()).await;
+    for (path, words) in [
+        ("/debug/pprof/cmdline", "profiling endpoint is disabled.\n"),
+        ("/debug/flags/v", "flags endpoint is disabled.\n"),
+    ] {
+        let answer = server.get(path, Some("admin")).await;
+        assert_eq!((status(&answer), body(&answer)), (405, words));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_in_gzip_for_who_asks_for_it() {
+    let server = Fixture::usual().await;
+    for path in ["/metrics", "/metrics/probes", "/metrics/slis"] {
+        let mut stream = server.connect_as(None).await;
+        let head = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer admin\r\nAccept-Encoding: gzip\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let at = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        let (head, body) = (std::str::from_utf8(&answer[..at]).unwrap(), &answer[at + 4..]);
+        assert!(head.contains("content-encoding: gzip") && head.contains("text/plain; version=0.0.4"), "{head}");
+        let text = std::io::read_to_string(flate2::read::GzDecoder::new(body)).unwrap();
+        assert!(text.contains("\nprocess_start_time_seconds "), "{text}");
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn every_route_is_closed_without_credentials() {
     for debugging in [true, false] {
