@@ -104,6 +104,11 @@ impl Counter {
         self.series.with(values, || 0.0, |value| *value += by);
     }
 
+    /// Begins anew, without series.
+    pub fn clear(&self) {
+        self.series.lock().clear();
+    }
+
     /// Takes over a count that someone else keeps, such as the kernel.
     pub fn take_over(&self, values: &[&str], count: f64) {
         self.series.with(values, || 0.0, |value| *value = count);

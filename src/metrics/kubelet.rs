@@ -260,6 +260,19 @@ pub fn write_all(text: &mut Exposition) {
     }
 }
 
+/// Whether a health check was passed when it was last asked. Of `/metrics/slis` alone, as the next one.
+pub static HEALTHCHECK: Gauge = Gauge::new(
+    "kubernetes_healthcheck",
+    "[STABLE] This metric records the result of a single healthcheck.",
+    &["name", "type"],
+);
+/// Health checks by what came out.
+pub static HEALTHCHECKS: Counter = Counter::new(
+    "kubernetes_healthchecks_total",
+    "[STABLE] This metric records the results of all healthcheck.",
+    &["name", "status", "type"],
+);
+
 /// The label `image_size_in_bytes` of a size.
 pub fn image_size_label(bytes: u64) -> &'static str {
     const MIB: u64 = 1 << 20;

@@ -9,7 +9,11 @@ use super::introspection::Introspection;
 use super::{compression, text};
 use crate::metrics::Exposition;
 use crate::metrics::family::Family;
-use crate::metrics::{kubelet, text::CONTENT_TYPE as METRICS_TYPE};
+use crate::metrics::{
+    kubelet,
+    text::{CONTENT_TYPE as METRICS_TYPE, Kind},
+};
+use crate::model::Timestamp;
 use crate::stats::StatsCollector;
 
 /// What of `/metrics` is asked for.
@@ -47,16 +51,20 @@ pub(super) async fn summary(stats: Option<&StatsCollector>, query: &str) -> Resp
 pub(super) async fn metrics(
     stats: Option<&StatsCollector>,
     introspection: &Introspection,
+    started_at: Timestamp,
     which: Metrics,
     gzip: bool,
 ) -> Response {
-    let text = match families(stats, introspection, which).await {
+    let text = match families(stats, introspection, started_at, which).await {
         Ok(text) => Bytes::from(text),
         Err(refusal) => return refusal,
     };
     let typed = |body: Bytes| {
         let mut response = text::text(StatusCode::OK, body);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+        // When the agent was started in seconds since 1970: counters begin anew there.
+        headers.insert("process-start-time-unix", HeaderValue::from(started_at.as_second()));
         response
     };
     if !gzip {
@@ -72,6 +80,7 @@ pub(super) async fn metrics(
 async fn families(
     stats: Option<&StatsCollector>,
     introspection: &Introspection,
+    started_at: Timestamp,
     which: Metrics,
 ) -> Result<String, Response> {
     match which {
@@ -93,13 +102,26 @@ async fn families(
         }
         Metrics::Probes | Metrics::Slis => {
             let mut text = Exposition::new();
-            if let (Metrics::Probes, Some(probes)) = (which, &introspection.probes) {
+            if which == Metrics::Slis {
+                kubelet::HEALTHCHECK.write(&mut text);
+                kubelet::HEALTHCHECKS.write(&mut text);
+            } else if let Some(probes) = &introspection.probes {
                 probes(&mut text);
             }
-            kubelet::PROCESS_START.write(&mut text);
+            // With other words than in /metrics.
+            let (name, help) = ("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
+            text.family(name, &format!("[ALPHA] {help}"), Kind::Gauge);
+            text.sample(name, [], started_at.as_duration().as_secs_f64(), None);
             Ok(text.finish())
         }
     }
+}
+
+/// DELETE of `/metrics/slis`: the health checks are counted anew.
+pub(super) fn reset_slis() -> Response {
+    kubelet::HEALTHCHECK.replace::<2>([]);
+    kubelet::HEALTHCHECKS.clear();
+    text::text(StatusCode::OK, "metrics reset\n")
 }
 
 fn unknown() -> Response {

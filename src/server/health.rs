@@ -12,6 +12,7 @@ use super::listener::{Limits, Server};
 use super::routes::{Access, Port, router};
 use super::system_logs::SystemLogs;
 use super::{Endpoints, ServerError, text};
+use crate::metrics::kubelet as metrics;
 
 /// What can be wrong with the agent: nothing, or one line. Asked at each request: it must not wait.
 pub type HealthCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -56,7 +57,11 @@ pub(super) fn all(query: &str, sync_loop: &HealthCheck) -> Response {
             lines += &format!("[+]{check} excluded: ok\n");
             continue;
         }
-        match if check == "syncloop" { sync_loop() } else { Ok(()) } {
+        let result = if check == "syncloop" { sync_loop() } else { Ok(()) };
+        let (passed, status) = if result.is_ok() { (1.0, "success") } else { (0.0, "error") };
+        metrics::HEALTHCHECK.set(&[check, "healthz"], passed);
+        metrics::HEALTHCHECKS.increment(&[check, status, "healthz"]);
+        match result {
             Ok(()) => lines += &format!("[+]{check} ok\n"),
             Err(problem) => {
                 warn!(check, problem, "the health check failed");

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use http_body_util::BodyExt;
 
+use super::query::unsigned;
 use super::text;
 use crate::metrics::Exposition;
 
@@ -55,14 +56,9 @@ impl Introspection {
     }
 }
 
-/// A verbosity, read and refused as Go's `strconv.ParseUint` does.
+/// A verbosity.
 fn verbosity(value: &str) -> Result<u32, String> {
-    let problem = |what: &str| format!("strconv.ParseUint: parsing {value:?}: {what}");
-    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(problem("invalid syntax"));
-    }
-    let level = value.parse().ok().filter(|level| i32::try_from(*level).is_ok());
-    level.ok_or_else(|| problem("value out of range"))
+    unsigned(value, i32::MAX.unsigned_abs())
 }
 
 /// What is below `/debug/pprof/`: the command line alone.

@@ -30,6 +30,16 @@ impl Query {
     }
 }
 
+/// A plain number up to `largest`, read and refused as Go's `strconv.ParseUint` does.
+pub(super) fn unsigned(value: &str, largest: u32) -> Result<u32, String> {
+    let problem = |what: &str| format!("strconv.ParseUint: parsing {value:?}: {what}");
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(problem("invalid syntax"));
+    }
+    let number = value.parse().ok().filter(|number| *number <= largest);
+    number.ok_or_else(|| problem("value out of range"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

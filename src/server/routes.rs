@@ -125,6 +125,7 @@ const SECURE: &[Port] = &[Port::Secure];
 const HEALTH: &[&str] = &["healthz", "proxy"];
 const PODS: &[&str] = &["pods", "proxy"];
 const CONFIGZ: &[&str] = &["configz", "proxy"];
+const FLAGZ: &[&str] = &["configz"];
 const LOG: &[&str] = &["log"];
 const CHECKPOINT: &[&str] = &["checkpoint"];
 const METRICS: &[&str] = &["metrics"];
@@ -164,7 +165,7 @@ pub(super) const ROUTES: &[Route] = &[
     always(&["/healthz/log"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::Fine),
     always(&["/healthz/syncloop"], Methods::Any, HEALTH, EVERYWHERE, Endpoint::SyncLoop),
     always(&["/pods", "/pods/"], Methods::Get, PODS, BOTH, Endpoint::Pods),
-    always(&["/stats/summary"], Methods::Get, STATS, BOTH, Endpoint::Summary),
+    always(&["/stats/summary"], Methods::GetOrPost, STATS, BOTH, Endpoint::Summary),
     always(&["/metrics"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Agent)),
     always(&["/metrics/cadvisor"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Cadvisor)),
     always(&["/metrics/probes"], Methods::Any, METRICS, BOTH, Endpoint::Metrics(Metrics::Probes)),
@@ -173,7 +174,7 @@ pub(super) const ROUTES: &[Route] = &[
     debugging(&["/runningpods", "/runningpods/"], Methods::Get, PODS, Endpoint::RunningPods),
     debugging(&["/configz"], Methods::Any, CONFIGZ, Endpoint::Configz),
     debugging(&["/statusz"], Methods::Any, STATUSZ, Endpoint::Statusz),
-    debugging(&["/flagz"], Methods::Any, CONFIGZ, Endpoint::Flagz),
+    debugging(&["/flagz"], Methods::Any, FLAGZ, Endpoint::Flagz),
     debugging(&["/debug/flags/v"], Methods::Any, PROXY, Endpoint::DebugFlags),
     debugging(&["/debug/pprof/", "/debug/pprof/{*rest}"], Methods::Get, PROXY, Endpoint::Profiling),
     debugging(
@@ -219,6 +220,14 @@ pub(super) fn first_part(first: &str) -> Option<&'static str> {
     firsts.find(|known| *known == first)
 }
 
+/// Whether a port serves what begins with the same part as a path, and tells methods apart there: the peer's web services.
+fn is_parted(port: Port, debugging: bool, path: &str) -> bool {
+    let first = |path: &str| path.split('/').nth(1).unwrap_or_default().to_owned();
+    let is_service = |route: &&Route| route.methods != Methods::Any && route.endpoint != Endpoint::Profiling;
+    let mut paths = served(port, debugging).filter(is_service).flat_map(|route| route.paths);
+    paths.any(|known| first(known) == first(path))
+}
+
 /// The rows that a port serves.
 pub(super) fn served(port: Port, debugging: bool) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| {
@@ -242,7 +251,11 @@ pub(super) fn router(port: Port, access: &Access, endpoints: &Arc<Endpoints>) ->
             router = router.route(path, handler.clone());
         }
     }
-    let nothing = behind(access, any(async || text::not_found()), PROXY);
+    let debugging = endpoints.debugging;
+    let nothing = any(move |request: Request| async move {
+        if is_parted(port, debugging, request.uri().path()) { text::no_route() } else { text::not_found() }
+    });
+    let nothing = behind(access, nothing, PROXY);
     let router = router.fallback_service(nothing).layer(middleware::from_fn(limit_body));
     let server_type = match port {
         Port::Secure => "readwrite",
@@ -328,9 +341,11 @@ async fn answer(route: &'static Route, endpoints: Arc<Endpoints>, request: Reque
         Endpoint::Summary => {
             figures::summary(endpoints.stats.as_ref(), request.uri().query().unwrap_or_default()).await
         }
+        Endpoint::Metrics(Metrics::Slis) if request.method() == Method::DELETE => figures::reset_slis(),
         Endpoint::Metrics(which) => {
             let gzip = compression::prefers_gzip(request.headers());
-            figures::metrics(endpoints.stats.as_ref(), &endpoints.introspection, which, gzip).await
+            let (stats, started_at) = (endpoints.stats.as_ref(), endpoints.started_at);
+            figures::metrics(stats, &endpoints.introspection, started_at, which, gzip).await
         }
         Endpoint::Statusz => {
             let paths = served(Port::Secure, endpoints.debugging).flat_map(|route| route.paths).copied();

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tracing::warn;
 
 use super::pods::PodLister;
-use super::query::Query;
+use super::query::{Query, unsigned};
 use super::{text, upgrade};
 use crate::metrics::kubelet as metrics;
 use crate::model::pod;
@@ -166,10 +166,10 @@ fn ports(headers: &HeaderMap, query: &Query) -> Result<Vec<i32>, Refusal> {
             return refused("query parameter \"port\" cannot be empty".to_owned());
         }
         for part in value.split(',') {
-            match part.parse::<u16>() {
+            match unsigned(part, u16::MAX.into()) {
                 Ok(0) => return refused(format!("port {value:?} must be > 0")),
-                Ok(port) => ports.push(i32::from(port)),
-                Err(error) => return refused(format!("unable to parse {value:?} as a port: {error}")),
+                Ok(port) => ports.push(i32::try_from(port).unwrap_or_default()),
+                Err(problem) => return refused(format!("unable to parse {value:?} as a port: {problem}")),
             }
         }
     }
@@ -284,7 +284,7 @@ impl Containers {
         match self.run_output(request.uri()).await {
             Ok(output) if output.is_empty() => text::empty(),
             Ok(output) => text::json(output.into()),
-            Err(Refusal::Runtime(error)) => Refusal::Failed(error.to_string()).response(),
+            Err(Refusal::Runtime(error)) => Refusal::Failed(in_grpc(&error)).response(),
             Err(refusal) => refusal.response(),
         }
     }
@@ -342,6 +342,15 @@ impl Containers {
         })?;
         Ok(location)
     }
+}
+
+/// An error of the runtime with its code, as Go's gRPC writes it.
+fn in_grpc(error: &RuntimeError) -> String {
+    let code = match error.code() {
+        Code::Cancelled => "Canceled".to_owned(),
+        code => format!("{code:?}"),
+    };
+    format!("rpc error: code = {code} desc = {error}")
 }
 
 fn count_websocket(request: &Request, subresource: &str) {
@@ -405,7 +414,11 @@ mod tests {
     #[case("", Err("query parameter \"port\" is required"))]
     #[case("port=", Err("query parameter \"port\" cannot be empty"))]
     #[case("port=0", Err("port \"0\" must be > 0"))]
-    #[case("port=70000", Err("unable to parse \"70000\" as a port: "))]
+    #[case(
+        "port=70000",
+        Err("unable to parse \"70000\" as a port: strconv.ParseUint: parsing \"70000\": value out of range")
+    )]
+    #[case("port=x", Err("unable to parse \"x\" as a port: strconv.ParseUint: parsing \"x\": invalid syntax"))]
     fn ports_of_web_sockets(#[case] query: &str, #[case] expected: Result<Vec<i32>, &str>) {
         let mut headers = HeaderMap::new();
         assert!(ports(&headers, &Query::parse(query)).unwrap().is_empty());

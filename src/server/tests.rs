@@ -272,7 +272,7 @@ async fn pods_are_listed() {
     let answer = server.get("/runningpods/", Some("admin")).await;
     assert_eq!((status(&answer), body(&answer)), (500, "the runtime is away"));
     let answer = server.request("POST", "/pods", Some("admin")).await;
-    assert_eq!((status(&answer), body(&answer)), (405, "Method Not Allowed"));
+    assert_eq!((status(&answer), body(&answer)), (405, "405: Method Not Allowed"));
     assert!(answer.contains("allow: GET"), "{answer}");
     server.stop().await;
 }
@@ -369,13 +369,7 @@ fn the_tables_subresources_are_the_peers() {
         let (route, path) = path;
         let below = |prefix: &str| path == prefix || path.starts_with(&format!("{prefix}/"));
         let mut expected = Vec::new();
-        let fine = [
-            ("/pods", "pods"),
-            ("/healthz", "healthz"),
-            ("/configz", "configz"),
-            ("/flagz", "configz"),
-            ("/runningpods", "pods"),
-        ];
+        let fine = [("/pods", "pods"), ("/healthz", "healthz"), ("/configz", "configz"), ("/runningpods", "pods")];
         expected.extend(fine.iter().find(|(prefix, _)| below(prefix)).map(|(_, subresource)| *subresource));
         let own = [
             ("/stats", "stats"),
@@ -383,11 +377,27 @@ fn the_tables_subresources_are_the_peers() {
             ("/logs", "log"),
             ("/checkpoint", "checkpoint"),
             ("/statusz", "statusz"),
+            // By the whole of its right alone.
+            ("/flagz", "configz"),
         ];
         expected.push(own.iter().find(|(prefix, _)| below(prefix)).map_or(PROXY[0], |(_, subresource)| *subresource));
         assert_eq!(route.subresources, expected, "{path}");
         assert!(route.ports.contains(&Port::Secure), "{path}");
     }
+}
+
+#[tokio::test]
+async fn health_checks_are_told_in_slis_and_reset_there() {
+    let server = Fixture::usual().await;
+    let series = "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n";
+    let total = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} ";
+    server.get("/healthz", Some("admin")).await;
+    let answer = server.get("/metrics/slis", Some("admin")).await;
+    assert!(body(&answer).contains(series) && body(&answer).contains(total), "{answer}");
+    assert!(answer.contains("process-start-time-unix: "), "{answer}");
+    let answer = server.request("DELETE", "/metrics/slis", Some("admin")).await;
+    assert_eq!((status(&answer), body(&answer)), (200, "metrics reset\n"));
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -404,9 +414,17 @@ async fn what_is_in_no_row_is_not_there() {
         "/configz/",
         "/PODS",
         "/./pods",
+        "/pods/x",
+        "/stats/container",
+        "/run/a/b",
+        "/exec",
+        "/debug/flags",
     ] {
         let answer = server.get(path, Some("proxy")).await;
-        assert_eq!((status(&answer), body(&answer)), (404, "404 page not found\n"), "{path}");
+        // As in the peer, in other words below a path that has more below it.
+        let is_below = ["/pods/", "/stats/", "/run/", "/exec"].iter().any(|parted| path.starts_with(parted));
+        let words = if is_below { "404: Page Not Found" } else { "404 page not found\n" };
+        assert_eq!((status(&answer), body(&answer)), (404, words), "{path}");
         // Not by way of what the path looks like.
         assert_eq!(status(&server.get(path, Some("pods")).await), 403, "{path}");
     }

@@ -47,9 +47,14 @@ pub(super) fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// No such path below one that has several: the peer says it in other words there.
+pub(super) fn no_route() -> Response {
+    text(StatusCode::NOT_FOUND, "404: Page Not Found")
+}
+
 /// The path does not take the method.
 pub(super) fn method_not_allowed(allowed: &'static str) -> Response {
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }

@@ -103,11 +103,16 @@ fn page(headers: &HeaderMap, kind: &str, words: impl FnOnce() -> String, content
 }
 
 fn not_acceptable() -> Response {
-    let status = serde_json::json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "NotAcceptable", "code": 406,
-        "message": "only the following media types are accepted: application/json, application/yaml, text/plain",
-    });
-    let mut response = text::json(status.to_string().into());
+    const STATUS: &str = r#"{
+  "kind": "Status",
+  "apiVersion": "v1",
+  "metadata": {},
+  "status": "Failure",
+  "message": "only the following media types are accepted: application/json, application/yaml, text/plain",
+  "reason": "NotAcceptable",
+  "code": 406
+}"#;
+    let mut response = text::json(STATUS.into());
     *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
     response
 }

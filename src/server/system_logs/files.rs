@@ -54,13 +54,18 @@ pub(super) fn encoded(name: &str) -> String {
     if name.contains(':') { format!("./{encoded}") } else { encoded.to_string() }
 }
 
+/// Text in HTML.
+pub(super) fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+    text.replace('\'', "&#39;")
+}
+
 impl Listing {
     /// As the peer's file server writes one.
     pub(super) fn html(&self) -> String {
         let mut html = "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n".to_owned();
         for name in &self.0 {
-            let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
-            html += &format!("<a href=\"{}\">{}</a>\n", encoded(name), shown.replace('\'', "&#39;"));
+            html += &format!("<a href=\"{}\">{}</a>\n", encoded(name), escaped(name));
         }
         html + "</pre>\n"
     }

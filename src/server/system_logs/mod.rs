@@ -17,12 +17,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
+use rustix::io::Errno;
 
 use self::files::{Found, Listing, Segment};
 use self::part::{Part, Span};
 use self::query::{LogQuery, Wanted};
 use super::query::Query;
 use super::{compression, text};
+use crate::sys::beneath::is_errno;
 
 /// What is served of the node's logs.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +47,12 @@ impl SystemLogs {
         }
         if request.uri.path() == "/logs" {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-            return redirect(StatusCode::TEMPORARY_REDIRECT, &format!("/logs/{query}"));
+            let to = format!("/logs/{query}");
+            let mut response = redirect(StatusCode::TEMPORARY_REDIRECT, &to);
+            set(&mut response, CONTENT_TYPE, "text/html; charset=utf-8");
+            let link = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", files::escaped(&to));
+            *response.body_mut() = Body::from(link);
+            return response;
         }
         let path = request.uri.path().strip_prefix("/logs").unwrap_or_default();
         let path = percent_decode_str(path.trim_start_matches('/')).decode_utf8_lossy().into_owned();
@@ -81,7 +88,7 @@ impl SystemLogs {
     fn has(&self, file: &str) -> Result<(), String> {
         match files::find(&self.folder, Path::new(file.trim_start_matches('/'))) {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("statat {file}: {}", reason(file, &error))),
         }
     }
 
@@ -108,6 +115,16 @@ impl SystemLogs {
             Ok(Err(_)) => text::not_found(),
             Err(_) => text::text(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error\n"),
         }
+    }
+}
+
+/// Why a file cannot be shown, in the peer's words where those are known.
+fn reason(file: &str, error: &std::io::Error) -> String {
+    let leads_out = is_errno(error, Errno::XDEV) || file.split('/').any(|part| part == "..");
+    match error.kind() {
+        _ if leads_out => "path escapes from parent".to_owned(),
+        std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -198,6 +215,22 @@ mod tests {
     use axum::body::to_bytes;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_shown_is_told_in_the_peers_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = SystemLogs { folder: folder.path().to_owned(), enabled: true, query: true };
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("../passwd", folder.path().join("up")).unwrap();
+        for (file, words) in [
+            ("a/none.log", "statat a/none.log: no such file or directory"),
+            ("../etc/passwd", "statat ../etc/passwd: path escapes from parent"),
+            ("./out", "statat ./out: path escapes from parent"),
+            ("./up", "statat ./up: path escapes from parent"),
+        ] {
+            assert_eq!(logs.has(file), Err(words.to_owned()), "{file}");
+        }
+    }
 
     struct Logs(tempfile::TempDir);
 

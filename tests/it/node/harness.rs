@@ -39,6 +39,11 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent and waits until its node is Ready by its word: a Ready that an earlier agent left does not count.
     pub async fn start(kind: Kind) -> Agent {
+        Self::start_with(kind, &[]).await
+    }
+
+    /// The same with extra flags.
+    pub async fn start_with(kind: Kind, extra: &[&str]) -> Agent {
         let nodes: Api<Node> = Api::all(client().await);
         let ready = async || {
             let status = nodes.get_opt(&node_name()).await.unwrap()?.status?;
@@ -53,7 +58,7 @@ impl Agent {
             })
             .await;
         }
-        let agent = Self::launch(kind, &[]).await;
+        let agent = Self::launch(kind, extra).await;
         wait("the node to be Ready", 60, async || {
             let (status, heartbeat) = ready().await?;
             (status == "True" && Some(heartbeat) != left).then_some(())
@@ -163,6 +168,11 @@ impl Drop for Outage {
 
 fn component_script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component")
+}
+
+/// A program that hack/ keeps beside the kubelet.
+pub fn program(name: &str) -> PathBuf {
+    PathBuf::from(variable("FERROLET_PEER_BIN")).with_file_name(name)
 }
 
 /// Where the cluster keeps its files.

@@ -12,6 +12,7 @@ mod lifecycle;
 mod node_object;
 mod probes_and_hooks;
 mod registry;
+mod routes;
 mod static_pods;
 mod stats;
 mod streams;
