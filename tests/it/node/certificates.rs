@@ -30,7 +30,7 @@ fn address() -> String {
 }
 
 /// A kubeconfig for the cluster with such a user.
-fn kubeconfig(path: &Path, user: &Value) {
+pub(super) fn kubeconfig(path: &Path, user: &Value) {
     let value = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],

@@ -16,4 +16,5 @@ mod routes;
 mod static_pods;
 mod stats;
 mod streams;
+mod top;
 mod volumes;

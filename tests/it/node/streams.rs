@@ -9,9 +9,7 @@ use tokio::process::Command;
 use super::harness::*;
 
 fn kubectl(namespace: &TestNamespace, arguments: &[&str]) -> Command {
-    // Beside the kubelet, where hack/ keeps what it fetched.
-    let peer = std::env::var("FERROLET_PEER_BIN").expect("FERROLET_PEER_BIN");
-    let mut command = Command::new(std::path::Path::new(&peer).with_file_name("kubectl"));
+    let mut command = Command::new(program("kubectl"));
     command.args(["-n", &namespace.name]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
