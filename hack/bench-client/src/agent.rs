@@ -41,13 +41,18 @@ pub(crate) async fn measure(node: &Node, load: &Load, idle: Duration) -> Result<
     let seen = Arc::new(Seen::default());
     // The watch ends when this set is dropped.
     let mut tasks = JoinSet::new();
-    let version = pods.list_metadata(&kube::api::ListParams::default().limit(1)).await?.metadata.resource_version;
-    tasks.spawn(Arc::clone(&seen).follow(pods.clone(), version.unwrap_or_default()));
+    tasks.spawn(Arc::clone(&seen).follow(pods.clone(), newest_version(&pods).await?));
     let bench = Bench { node, load, pods, seen };
     tokio::select! {
         figures = bench.measure(idle) => figures,
         Some(ended) = tasks.join_next() => bail!("the watch ended: {ended:?}"),
     }
+}
+
+/// Where a watch begins that is to show whatever comes from now on.
+pub(crate) async fn newest_version(pods: &Api<Pod>) -> Result<String> {
+    let list = pods.list_metadata(&kube::api::ListParams::default().limit(1)).await?;
+    Ok(list.metadata.resource_version.unwrap_or_default())
 }
 
 pub(crate) async fn config(kubeconfig: &Path) -> Result<Config> {
@@ -76,20 +81,22 @@ pub(crate) async fn prepare_namespace(client: &Client) -> Result<()> {
 
 /// When the watch told what of a pod.
 #[derive(Clone, Copy, Default)]
-struct Times {
+pub(crate) struct Times {
     bound: Option<Instant>,
-    ready: Option<Instant>,
-    gone: Option<Instant>,
+    pub(crate) ready: Option<Instant>,
+    pub(crate) gone: Option<Instant>,
 }
 
+/// What a user's watch has told of the pods.
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     pods: Mutex<HashMap<String, Times>>,
     changed: watch::Sender<u64>,
 }
 
 impl Seen {
-    async fn follow(self: Arc<Self>, pods: Api<Pod>, mut version: String) -> Result<()> {
+    /// Follows the pods from that version on, until dropped.
+    pub(crate) async fn follow(self: Arc<Self>, pods: Api<Pod>, mut version: String) -> Result<()> {
         let parameters = WatchParams::default().timeout(290);
         loop {
             let events = pods.watch(&parameters, &version).await?;
@@ -136,7 +143,7 @@ impl Seen {
     }
 
     /// Waits until the watch has told `what` of every pod.
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
         names: &[String],
         what: &str,
@@ -253,32 +260,41 @@ impl Bench<'_> {
     }
 
     async fn create(&self, name: &str) -> Result<()> {
-        let pod: Pod = serde_json::from_value(serde_json::json!({
-            "metadata": {"name": name},
-            "spec": {
-                "nodeName": self.node.name,
-                "terminationGracePeriodSeconds": 1,
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [{
-                    "name": "c",
-                    "image": self.load.image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}},
-                }],
-            },
-        }))?;
-        self.pods.create(&PostParams::default(), &pod).await.with_context(|| format!("create pod {name}"))?;
-        Ok(())
+        create_pod(&self.pods, &self.node.name, &self.load.image, name).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
-        self.pods.delete(name, &DeleteParams::default()).await.with_context(|| format!("delete pod {name}"))?;
-        Ok(())
+        delete_pod(&self.pods, name).await
     }
 
     fn usage(&self) -> Result<Usage> {
         self.node.usage()
     }
+}
+
+/// Creates a pod that is bound to the node from its beginning.
+pub(crate) async fn create_pod(pods: &Api<Pod>, node: &str, image: &str, name: &str) -> Result<()> {
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": name},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 1,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{
+                "name": "c",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}},
+            }],
+        },
+    }))?;
+    pods.create(&PostParams::default(), &pod).await.with_context(|| format!("create pod {name}"))?;
+    Ok(())
+}
+
+pub(crate) async fn delete_pod(pods: &Api<Pod>, name: &str) -> Result<()> {
+    pods.delete(name, &DeleteParams::default()).await.with_context(|| format!("delete pod {name}"))?;
+    Ok(())
 }
 
 impl Node {

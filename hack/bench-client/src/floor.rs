@@ -23,32 +23,42 @@ const PARALLEL: [usize; 4] = [4, 8, 16, 50];
 const CGROUP: &str = "floor";
 
 pub(crate) async fn measure(endpoint: &str, load: &Load) -> Result<Figures> {
-    let channel = Endpoint::from_shared(endpoint.to_owned())?
-        .connect()
-        .await
-        .with_context(|| format!("connect to {endpoint}"))?;
-    let scratch = std::env::temp_dir().join(format!("ferrolet-bench-{}", std::process::id()));
-    let floor = Floor { runtime: RuntimeServiceClient::new(channel), image: load.image.clone(), scratch };
+    let floor = Floor::connect(endpoint, load).await?;
     let measured = floor.measure(load).await;
-    // Best effort: what stays behind is in a namespace that ends with the bench.
-    let _ = std::fs::remove_dir_all(&floor.scratch);
-    remove_cgroups();
+    floor.clear();
     measured
 }
 
-struct Floor {
+/// Starts and ends pods by the fewest CRI calls.
+pub(crate) struct Floor {
     runtime: RuntimeServiceClient<Channel>,
     image: String,
     /// Log directories and the sources of the mounts.
     scratch: PathBuf,
 }
 
-struct Running {
+/// A pod that was started.
+pub(crate) struct Running {
     sandbox: String,
     container: String,
 }
 
 impl Floor {
+    pub(crate) async fn connect(endpoint: &str, load: &Load) -> Result<Self> {
+        let channel = Endpoint::from_shared(endpoint.to_owned())?
+            .connect()
+            .await
+            .with_context(|| format!("connect to {endpoint}"))?;
+        let scratch = std::env::temp_dir().join(format!("ferrolet-bench-{}", std::process::id()));
+        Ok(Floor { runtime: RuntimeServiceClient::new(channel), image: load.image.clone(), scratch })
+    }
+
+    /// Best effort: what stays behind is in a namespace that ends with the bench.
+    pub(crate) fn clear(&self) {
+        let _ = std::fs::remove_dir_all(&self.scratch);
+        remove_cgroups();
+    }
+
     async fn measure(&self, load: &Load) -> Result<Figures> {
         let mut figures = Figures::default();
         // The first pod pays for what the runtime loads once.
@@ -96,7 +106,7 @@ impl Floor {
     }
 
     /// Boxed, since it holds the messages of three calls.
-    fn up<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Running>> {
+    pub(crate) fn up<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Running>> {
         Box::pin(async move {
             let mut runtime = self.runtime.clone();
             let sandbox_config = self.sandbox(name)?;
@@ -116,7 +126,7 @@ impl Floor {
         })
     }
 
-    async fn down(&self, pod: &Running) -> Result<()> {
+    pub(crate) async fn down(&self, pod: &Running) -> Result<()> {
         let mut runtime = self.runtime.clone();
         let request = cri::StopContainerRequest { container_id: pod.container.clone(), timeout: 1 };
         runtime.stop_container(request).await.context("StopContainer")?;

@@ -1,8 +1,9 @@
 //! The client of hack/bench: what a user of the cluster sees of a node agent's speed, what the agent costs, and the floor
-//! under both, which is the container runtime doing the same by CRI calls alone.
+//! under both, which is the container runtime doing the same by CRI calls alone, and the same with the API server's part.
 //!
 //! ```text
 //! bench floor  --endpoint SOCKET --out FILE [--burst N] [--serial N]
+//! bench api-floor --endpoint SOCKET --kubeconfig FILE --out FILE [--burst N]
 //! bench agent  --kubeconfig FILE --node NAME --pid PID --out FILE [--burst N] [--serial N] [--idle SECONDS]
 //! bench serving --kubeconfig FILE --node NAME --pid PID --out FILE [--pods N] [--exec-probes N] [--log-mib N]
 //!               [--forward-mib N] [--probing SECONDS]
@@ -10,9 +11,10 @@
 //! ```
 //!
 //! All pods are one pause container whose image is present, with a grace period of one second. `report` reads the files
-//! ROUND-floor.json, ROUND-kubelet.json and ROUND-ferrolet.json of a directory.
+//! ROUND-SUBJECT.json of a directory: floor, api-floor, kubelet and ferrolet.
 
 mod agent;
+mod api_floor;
 mod figures;
 mod floor;
 mod report;
@@ -83,11 +85,17 @@ impl Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let command = arguments.next().context("usage: bench floor|agent|report OPTIONS")?;
+    let command = arguments.next().context("usage: bench floor|api-floor|agent|serving|report OPTIONS")?;
     let options = Options::parse(arguments)?;
     match command.as_str() {
         "floor" => {
             let figures = floor::measure(options.text("endpoint")?, &options.load()?).await?;
+            figures.write(&options.path("out")?)
+        }
+        "api-floor" => {
+            let config = agent::config(&options.path("kubeconfig")?).await?;
+            let client = kube::Client::try_from(config)?;
+            let figures = api_floor::measure(options.text("endpoint")?, client, &options.load()?).await?;
             figures.write(&options.path("out")?)
         }
         "agent" => {

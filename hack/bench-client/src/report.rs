@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::figures::{Figures, quantile};
 
 const FLOOR: &str = "floor";
+const API_FLOOR: &str = "api-floor";
 const PEER: &str = "kubelet";
 const OURS: &str = "ferrolet";
 
@@ -91,16 +92,27 @@ fn value(medians: &Medians, subject: &str, figure: &str) -> Option<f64> {
     medians.get(subject)?.0.get(figure).copied()
 }
 
-fn ratio(medians: &Medians, subject: &str, line: &Line) -> Option<f64> {
-    let ratio = value(medians, subject, line.figure)? / value(medians, line.against, line.figure)?;
+fn ratio(medians: &Medians, subject: &str, against: &str, figure: &str) -> Option<f64> {
+    let ratio = value(medians, subject, figure)? / value(medians, against, figure)?;
     Some((ratio * 1000.0).round() / 1000.0)
 }
 
 fn table(medians: &Medians) -> String {
     let cell = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |n| format!("{n:.3}"));
     let mut rows = vec![
-        ["", "floor", "kubelet", "ferrolet", "kubelet / floor", "ferrolet / floor", "ferrolet / kubelet", "wanted"]
-            .map(str::to_owned),
+        [
+            "",
+            "floor",
+            "with API",
+            "kubelet",
+            "ferrolet",
+            "kubelet / floor",
+            "ferrolet / floor",
+            "ferrolet / with API",
+            "ferrolet / kubelet",
+            "wanted",
+        ]
+        .map(str::to_owned),
     ];
     for line in LINES.iter().filter(|line| medians.values().any(|figures| figures.0.contains_key(line.figure))) {
         let between = |a, b| Some(value(medians, a, line.figure)? / value(medians, b, line.figure)?);
@@ -108,10 +120,12 @@ fn table(medians: &Medians) -> String {
         rows.push([
             line.title.to_owned(),
             cell(value(medians, FLOOR, line.figure)),
+            cell(value(medians, API_FLOOR, line.figure)),
             cell(value(medians, PEER, line.figure)),
             cell(value(medians, OURS, line.figure)),
             cell(between(PEER, FLOOR)),
             cell(between(OURS, FLOOR)),
+            cell(between(OURS, API_FLOOR)),
             cell(between(OURS, PEER)),
             format!("<= {} x {against}", line.wanted),
         ]);
@@ -135,17 +149,26 @@ fn document(raw: &BTreeMap<String, Vec<Figures>>, medians: &Medians) -> Value {
         LINES
             .iter()
             .filter(|line| line.against == FLOOR)
-            .map(|line| (line.figure.to_owned(), json!(ratio(medians, subject, line))))
+            .map(|line| (line.figure.to_owned(), json!(ratio(medians, subject, line.against, line.figure))))
+            .collect()
+    };
+    let to_api_floor = |subject| -> Value {
+        LINES
+            .iter()
+            .filter_map(|line| Some((line.figure.to_owned(), json!(ratio(medians, subject, API_FLOOR, line.figure)?))))
             .collect()
     };
     let against_peer: Value = LINES
         .iter()
         .filter(|line| line.against == PEER)
-        .filter_map(|line| Some((line.figure.to_owned(), json!(ratio(medians, OURS, line)?))))
+        .filter_map(|line| Some((line.figure.to_owned(), json!(ratio(medians, OURS, line.against, line.figure)?))))
         .collect();
-    let to_peer = |figure| LINES.iter().find(|line| line.figure == figure).and_then(|line| ratio(medians, OURS, line));
+    let to_peer = |figure| {
+        LINES.iter().find(|line| line.figure == figure).and_then(|line| ratio(medians, OURS, line.against, figure))
+    };
     json!({
         "ratios_to_floor": to_floor(OURS),
+        "ratios_to_floor_with_api": to_api_floor(OURS),
         "rss_to_peer": to_peer("rss_mib"),
         "idle_cpu_to_peer": to_peer("idle_cpu_seconds_per_minute"),
         "ratios_to_peer": against_peer,
