@@ -31,7 +31,7 @@ const CONCURRENCY: usize = 16;
 /// all of it.
 const HOLD: Duration = Duration::from_millis(500);
 /// The same while starts and stops already wait for each other, and for steps on the way to a pod's end.
-const LONG_HOLD: Duration = Duration::from_secs(5);
+const LONG_HOLD: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
