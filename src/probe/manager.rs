@@ -328,7 +328,9 @@ impl State {
                 (Answer::Errored, Some(("Unhealthy", message)))
             }
         };
+        let before = probe.schedule.verdict();
         let counts = probe.schedule.end(now, answer);
+        let decided = probe.schedule.verdict() != before;
         self.queue.extend(probe.schedule.due().map(|at| Reverse(Due { at, probe: id })));
         let (name, container_kind) = (known.probed.name.clone(), known.probed.kind);
         if !counts {
@@ -340,7 +342,9 @@ impl State {
             Answer::Failure => counters.failure(),
             Answer::Errored => {}
         }
-        entry.publish();
+        if decided {
+            entry.publish();
+        }
         let (reason, message) = text?;
         Some(Told { pod: entry.pod.clone(), kind: container_kind, container: name, reason, message })
     }

@@ -172,10 +172,22 @@ impl Schedule {
     }
 }
 
+/// Repeated runs begin together at multiples of this: of a node's many probes several share a waking of the processor. A
+/// period is whole seconds, so that after the first of its ticks none is moved again.
+const SLOT: Duration = Duration::from_millis(100);
+
 /// The tick after `due`. Ticks that passed during a long run make one that is due at once, as with a ticker that holds one.
 fn following(due: Duration, period: Duration, now: Duration) -> Duration {
     let passed = now.saturating_sub(due);
-    if passed < period { due + period } else { now - remainder(passed, period) }
+    if passed < period { next_slot(due + period) } else { now - remainder(passed, period) }
+}
+
+/// The first slot that is not before that time.
+fn next_slot(at: Duration) -> Duration {
+    match remainder(at, SLOT) {
+        Duration::ZERO => at,
+        begun => at + (SLOT - begun),
+    }
 }
 
 fn remainder(of: Duration, period: Duration) -> Duration {
@@ -323,6 +335,17 @@ mod tests {
     }
 
     #[test]
+    fn repeated_runs_share_slots_and_keep_them() {
+        let odd = Begin { now: Duration::from_millis(100_030), ..begin(0, 0) };
+        let mut schedule = Schedule::new(ProbeKind::Readiness, timing(0, 1, 3, 1), odd);
+        assert_eq!(schedule.due(), Some(Duration::from_millis(100_030)), "the first is not put off");
+        for expected in [101_100, 102_100, 103_100] {
+            run(&mut schedule, Answer::Success);
+            assert_eq!(schedule.due(), Some(Duration::from_millis(expected)));
+        }
+    }
+
+    #[test]
     fn what_was_ready_stays_ready_until_it_has_failed_often_enough() {
         let begin = Begin { verdict: Some(ProbeVerdict::Success), ..begin(2, 1000) };
         let mut schedule = Schedule::new(ProbeKind::Readiness, timing(0, 10, 2, 1), begin);
@@ -379,7 +402,7 @@ mod tests {
                 if let Some(next) = schedule.due() {
                     prop_assert!(next > due, "the beat goes on");
                     prop_assert!(next >= due + timing.period);
-                    prop_assert!(next <= ended + timing.period);
+                    prop_assert!(next <= ended + timing.period + SLOT);
                 }
             }
         }
