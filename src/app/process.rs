@@ -1,8 +1,11 @@
-//! What the agent is as a process: its cgroup, open files, its chance to be killed for memory, swap on its machine.
+//! What the agent is as a process: its cgroup, open files, its chance to be killed for memory, the memory that it holds, swap
+//! on its machine.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::cgroup::{self, Driver, Hierarchy, HostPaths, Version};
@@ -36,6 +39,17 @@ pub(super) fn raise_open_files(wanted: i64) {
         if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard }) {
             warn!(%error, wanted, "the limit of open files stays as it is");
         }
+    }
+}
+
+/// How often memory that is not in use goes back to the system.
+const GIVE_BACK: Duration = Duration::from_secs(60);
+
+/// Task: gives memory back that is not in use, until cancelled.
+pub(super) async fn give_memory_back(cancel: CancellationToken) {
+    // Cancel-safe: a timer.
+    while cancel.run_until_cancelled(tokio::time::sleep(GIVE_BACK)).await.is_some() {
+        crate::sys::memory::give_back();
     }
 }
 

@@ -173,6 +173,7 @@ pub(super) async fn start(
         node_name: node_name.clone(),
     };
     let in_force = allocatable_limits.enforce().await?;
+    spawn(&mut tasks, "memory", process::give_memory_back(cancel.child_token()));
     spawn(&mut tasks, "node allocatable", allocatable_limits.keep_trying(in_force, cancel.child_token()));
     let kept = system_cgroups::keep(cgroups.clone(), system_cgroups::Kept::of(configuration), cancel.child_token());
     spawn(&mut tasks, "system cgroups", kept);
