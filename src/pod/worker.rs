@@ -329,6 +329,8 @@ impl Worker {
 
     /// Reads the runtime unless its state is known or an action is about to change it.
     fn observe_if_needed(&mut self) {
+        // What was told during an observation may be what that showed. One that failed is due in any case.
+        self.hinted = self.hinted && (self.observe_again_at.is_some() || self.executor.has_news(&self.key.uid));
         let waits = self.observe_again_at.is_some_and(|at| at > tokio::time::Instant::now());
         if !(self.stale || self.hinted) || self.observing || waits || self.memory.is_runtime_busy() {
             return;

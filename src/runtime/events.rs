@@ -115,13 +115,6 @@ pub(super) fn pod_of(event: &cri::ContainerEventResponse) -> Option<PodUid> {
     of_sandbox.or_else(of_container).map(PodUid::from)
 }
 
-/// Whether an event tells something that the agent does not know from its own call. What is created or started is so by the
-/// agent, which looks at it when its call returns; should somebody else do it, a relist tells.
-pub(super) fn matters(event: &cri::ContainerEventResponse) -> bool {
-    use cri::ContainerEventType::{ContainerCreatedEvent, ContainerStartedEvent};
-    !matches!(event.container_event_type(), ContainerCreatedEvent | ContainerStartedEvent)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -145,16 +138,5 @@ mod tests {
         assert_eq!(pod_of(&of_sandbox), Some(PodUid::from("a")));
         assert_eq!(pod_of(&of_container), Some(PodUid::from("b")));
         assert_eq!(pod_of(&cri::ContainerEventResponse::default()), None);
-    }
-
-    #[test]
-    fn creations_and_starts_are_our_own_doing() {
-        let event = |kind: cri::ContainerEventType| cri::ContainerEventResponse {
-            container_event_type: kind.into(),
-            ..Default::default()
-        };
-        assert!(!matters(&event(cri::ContainerEventType::ContainerCreatedEvent)));
-        assert!(!matters(&event(cri::ContainerEventType::ContainerStartedEvent)));
-        assert!(matters(&event(cri::ContainerEventType::ContainerStoppedEvent)));
     }
 }

@@ -93,8 +93,14 @@ impl Observer {
         observed
     }
 
+    /// Whether something was told of the pod, by an event or a relist, that no observation of it has shown since.
+    pub fn has_news(&self, uid: &PodUid) -> bool {
+        self.memory(|memory| memory.tracker.has_news(uid))
+    }
+
     async fn read_pod(&self, uid: &PodUid) -> Result<PodObservation, RuntimeError> {
         let client = &self.shared.client;
+        let start = self.memory(|memory| memory.tracker.begin_observation());
         let sandbox_filter =
             cri::PodSandboxFilter { label_selector: labels::pod_selector(uid.as_str()), ..Default::default() };
         let container_filter =
@@ -117,7 +123,7 @@ impl Observer {
         let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
         let mut observation = PodObservation { sandboxes, containers };
         snapshot::sort_containers(&mut observation);
-        self.memory(|memory| memory.tracker.note_observation(uid, &observation));
+        self.memory(|memory| memory.tracker.note_observation(uid, start, &observation));
         Ok(observation)
     }
 
@@ -267,14 +273,12 @@ impl Observer {
                 let owner = self.memory(|memory| {
                     let uid = events::pod_of(&event).or_else(|| memory.tracker.owner(&event.container_id).cloned())?;
                     memory.tracker.note_owner(&event.container_id, &uid);
-                    Some(uid)
+                    let is_news = memory.tracker.note_event(&event.container_id, event.container_event_type(), &uid);
+                    Some((uid, is_news))
                 });
                 match owner {
-                    Some(uid) => {
-                        if events::matters(&event) {
-                            watch.dirty.push(uid);
-                        }
-                    }
+                    Some((uid, true)) => watch.dirty.push(uid),
+                    Some((_, false)) => {}
                     // Something went of which nothing was known: only the lists can tell.
                     None => watch.next_relist = watch.next_relist.min(soon),
                 }

@@ -163,14 +163,48 @@ pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Contai
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     summaries: HashMap<PodUid, u64>,
-    owners: HashMap<String, PodUid>,
+    objects: HashMap<String, Known>,
+    /// What was told of a pod since its worker last read it, and is not explained by what that read showed.
+    news: HashMap<PodUid, News>,
+    /// Counts relists.
+    relists: u64,
+    /// Counts objects that became known.
+    numbers: u64,
+}
+
+/// What is known of a sandbox or container.
+#[derive(Debug)]
+struct Known {
+    uid: PodUid,
+    number: u64,
+    /// What the pod's worker has seen of it.
+    seen: Seen,
+}
+
+/// How far a sandbox or container has come, in the one order that there is: nothing that has ended begins anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    #[default]
+    Never,
+    Alive,
+    Ended,
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    /// The relist that differed from what was seen.
+    relist: Option<u64>,
+    /// How far objects have come, as events told.
+    events: HashMap<String, Seen>,
 }
 
 impl Tracker {
     /// Takes the newest relist; the pods of which something appeared, went or changed state since they were seen last.
     pub(super) fn update(&mut self, pods: &[RuntimePod]) -> Vec<PodUid> {
+        self.relists += 1;
         let mut before = std::mem::take(&mut self.summaries);
-        self.owners.clear();
+        let mut objects = std::mem::take(&mut self.objects);
         let mut changed = Vec::new();
         for pod in pods {
             let (uid, summary) = (&pod.key.uid, pod.summary());
@@ -180,45 +214,116 @@ impl Tracker {
             self.summaries.insert(uid.clone(), summary);
             let sandboxes = pod.sandboxes.iter().map(|s| &s.id);
             for id in sandboxes.chain(pod.containers.iter().map(|c| &c.id)) {
-                self.owners.insert(id.clone(), uid.clone());
+                match objects.remove_entry(id) {
+                    Some((id, known)) => drop(self.objects.insert(id, known)),
+                    None => self.note_owner(id, uid),
+                }
             }
         }
         let mut vanished: Vec<PodUid> = before.into_keys().collect();
         vanished.sort_unstable();
         changed.append(&mut vanished);
+        for uid in &changed {
+            self.news.entry(uid.clone()).or_default().relist = Some(self.relists);
+        }
+        // An object that went is news by the lists as well, and a pod that is long gone has nobody who would read it.
+        let (objects, summaries, relist) = (&self.objects, &self.summaries, Some(self.relists));
+        self.news.retain(|uid, news| {
+            news.events.retain(|id, _| objects.contains_key(id));
+            news.relist == relist || summaries.contains_key(uid)
+        });
         changed
     }
 
-    /// Takes what the pod's worker has read: a relist that shows the same tells it nothing. Of two readings that overtake
-    /// each other the older may stay, for which the next relist only has the pod looked at once more.
-    pub(super) fn note_observation(&mut self, uid: &PodUid, seen: &PodObservation) {
-        if seen.sandboxes.is_empty() && seen.containers.is_empty() {
-            self.summaries.remove(uid);
-            return;
+    /// What an observation that begins now is to be handed in with.
+    pub(super) fn begin_observation(&self) -> ObservationStart {
+        ObservationStart { relists: self.relists, numbers: self.numbers }
+    }
+
+    /// Takes what the pod's worker has read: a relist that shows the same tells it nothing, and neither does an event of an
+    /// end that it has seen. Of two readings that overtake each other the older may stay, for which the next relist only has
+    /// the pod looked at once more.
+    pub(super) fn note_observation(&mut self, uid: &PodUid, start: ObservationStart, seen: &PodObservation) {
+        let sandboxes = || seen.sandboxes.iter().map(|s| (s.id.as_str(), s.ready));
+        let containers = || seen.containers.iter().map(|c| (c.id.as_str(), ListedState::of(&c.state)));
+        match seen.sandboxes.is_empty() && seen.containers.is_empty() {
+            true => self.summaries.remove(uid),
+            false => self.summaries.insert(uid.clone(), summarize(sandboxes(), containers())),
+        };
+        let ended = |ended| if ended { Seen::Ended } else { Seen::Alive };
+        let shown: HashMap<&str, Seen> = sandboxes()
+            .map(|(id, ready)| (id, ended(!ready)))
+            .chain(containers().map(|(id, state)| (id, ended(state == ListedState::Exited))))
+            .collect();
+        for (id, known) in self.objects.iter_mut().filter(|(_, known)| known.uid == *uid) {
+            // What became known since may be younger than the lists that were read.
+            let absent = if known.number < start.numbers { Seen::Gone } else { known.seen };
+            known.seen = known.seen.max(shown.get(id.as_str()).copied().unwrap_or(absent));
         }
-        let summary = summarize(
-            seen.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)),
-            seen.containers.iter().map(|c| (c.id.as_str(), ListedState::of(&c.state))),
-        );
-        self.summaries.insert(uid.clone(), summary);
+        for (id, seen) in shown {
+            self.note_owner(id, uid);
+            if let Some(known) = self.objects.get_mut(id) {
+                known.seen = known.seen.max(seen);
+            }
+        }
+        let Some(news) = self.news.get_mut(uid) else { return };
+        news.relist.take_if(|relist| *relist <= start.relists);
+        news.events.retain(|id, told| self.objects.get(id).is_none_or(|known| known.seen < *told));
+        if news.relist.is_none() && news.events.is_empty() {
+            self.news.remove(uid);
+        }
+    }
+
+    /// Takes an event of a pod's object. Returns whether it tells something that the pod's worker has not seen.
+    pub(super) fn note_event(&mut self, id: &str, event: cri::ContainerEventType, uid: &PodUid) -> bool {
+        let told = match event {
+            // What is created or started is so by the agent, which looks at it when its call returns; should somebody else
+            // do it, a relist tells.
+            cri::ContainerEventType::ContainerCreatedEvent | cri::ContainerEventType::ContainerStartedEvent => {
+                return false;
+            }
+            cri::ContainerEventType::ContainerStoppedEvent => Seen::Ended,
+            cri::ContainerEventType::ContainerDeletedEvent => Seen::Gone,
+        };
+        if self.objects.get(id).is_some_and(|known| known.seen >= told) {
+            return false;
+        }
+        let events = &mut self.news.entry(uid.clone()).or_default().events;
+        let before = events.entry(id.to_owned()).or_default();
+        *before = told.max(*before);
+        true
+    }
+
+    /// Whether something was told of the pod that its worker has not seen.
+    pub(super) fn has_news(&self, uid: &PodUid) -> bool {
+        self.news.contains_key(uid)
     }
 
     /// The pod of a sandbox or container, as far as known.
     pub(super) fn owner(&self, id: &str) -> Option<&PodUid> {
-        self.owners.get(id)
+        self.objects.get(id).map(|known| &known.uid)
     }
 
     /// Remembers the pod of a sandbox or container until the next relist.
     pub(super) fn note_owner(&mut self, id: &str, uid: &PodUid) {
-        if !self.owners.contains_key(id) {
-            self.owners.insert(id.to_owned(), uid.clone());
+        if !self.objects.contains_key(id) {
+            let known = Known { uid: uid.clone(), number: self.numbers, seen: Seen::Never };
+            self.numbers += 1;
+            self.objects.insert(id.to_owned(), known);
         }
     }
 
     /// Whether a sandbox or container was in the last relist or came up since.
     pub(super) fn knows(&self, id: &str) -> bool {
-        self.owners.contains_key(id)
+        self.objects.contains_key(id)
     }
+}
+
+/// When an observation began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ObservationStart {
+    relists: u64,
+    numbers: u64,
 }
 
 #[cfg(test)]
@@ -303,14 +408,79 @@ mod tests {
         let relist = |tracker: &mut Tracker, state| {
             tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![container("c1", "u1", 1, state)]))
         };
-        tracker.note_observation(&uid, &seen(RUNNING));
+        tracker.note_observation(&uid, tracker.begin_observation(), &seen(RUNNING));
         assert!(relist(&mut tracker, RUNNING).is_empty());
         assert_eq!(relist(&mut tracker, EXITED), std::slice::from_ref(&uid));
-        tracker.note_observation(&uid, &seen(EXITED));
+        tracker.note_observation(&uid, tracker.begin_observation(), &seen(EXITED));
         assert!(relist(&mut tracker, EXITED).is_empty());
-        tracker.note_observation(&uid, &PodObservation::default());
+        tracker.note_observation(&uid, tracker.begin_observation(), &PodObservation::default());
         assert!(tracker.update(&[]).is_empty());
         assert_eq!(relist(&mut tracker, EXITED), [uid]);
+    }
+
+    fn observation(sandbox_ready: Option<bool>, container: Option<cri::ContainerState>) -> PodObservation {
+        let state = |ready| if ready { READY } else { NOT_READY };
+        let network = || SandboxNetwork::of(&Default::default());
+        let status = |state: cri::ContainerState| cri::ContainerStatus {
+            id: "c1".to_owned(),
+            state: state.into(),
+            ..Default::default()
+        };
+        let sandboxes = sandbox_ready.map(|ready| snapshot::sandbox(sandbox("s1", "u1", state(ready)), network()));
+        let containers = container.map(|state| snapshot::container("s1".to_owned(), status(state), ""));
+        PodObservation { sandboxes: sandboxes.into_iter().collect(), containers: containers.into_iter().collect() }
+    }
+
+    const STOPPED: cri::ContainerEventType = cri::ContainerEventType::ContainerStoppedEvent;
+    const DELETED: cri::ContainerEventType = cri::ContainerEventType::ContainerDeletedEvent;
+
+    #[test]
+    fn an_end_is_news_until_it_was_seen() {
+        let (mut tracker, uid) = (Tracker::default(), PodUid::from("u1"));
+        let look = |tracker: &mut Tracker, seen| {
+            let start = tracker.begin_observation();
+            tracker.note_observation(&uid, start, &seen);
+        };
+        look(&mut tracker, observation(Some(true), Some(RUNNING)));
+        assert!(!tracker.has_news(&uid));
+        assert!(tracker.note_event("c1", STOPPED, &uid) && tracker.has_news(&uid));
+        look(&mut tracker, observation(Some(true), Some(RUNNING)));
+        assert!(tracker.has_news(&uid), "a look that was too early");
+        look(&mut tracker, observation(Some(true), Some(EXITED)));
+        assert!(!tracker.has_news(&uid));
+        assert!(!tracker.note_event("c1", STOPPED, &uid), "seen already");
+        look(&mut tracker, observation(Some(false), Some(EXITED)));
+        assert!(!tracker.note_event("s1", STOPPED, &uid));
+        assert!(tracker.note_event("c1", DELETED, &uid));
+        look(&mut tracker, observation(None, None));
+        assert!(!tracker.has_news(&uid) && !tracker.note_event("s1", DELETED, &uid));
+        assert!(!tracker.note_event("c1", cri::ContainerEventType::ContainerStartedEvent, &uid));
+    }
+
+    #[test]
+    fn what_a_look_was_too_early_for_is_not_taken_for_gone() {
+        let (mut tracker, uid) = (Tracker::default(), PodUid::from("u1"));
+        let start = tracker.begin_observation();
+        tracker.note_owner("c1", &uid);
+        tracker.note_observation(&uid, start, &observation(Some(true), None));
+        assert!(tracker.note_event("c1", STOPPED, &uid) && tracker.has_news(&uid));
+    }
+
+    #[test]
+    fn a_relist_is_news_until_the_next_look() {
+        let (mut tracker, uid) = (Tracker::default(), PodUid::from("u1"));
+        let early = tracker.begin_observation();
+        tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![container("c1", "u1", 1, EXITED)]));
+        assert!(tracker.has_news(&uid));
+        tracker.note_observation(&uid, early, &observation(Some(true), Some(RUNNING)));
+        assert!(tracker.has_news(&uid), "it began before");
+        let start = tracker.begin_observation();
+        tracker.note_observation(&uid, start, &observation(Some(true), Some(EXITED)));
+        assert!(!tracker.has_news(&uid));
+        tracker.update(&[]);
+        assert!(tracker.has_news(&uid));
+        tracker.update(&[]);
+        assert!(!tracker.has_news(&uid), "nobody asks for what is long gone");
     }
 
     #[test]

@@ -147,6 +147,11 @@ impl Executor {
         self.parts.observer.observe(uid).await
     }
 
+    /// Whether something was told of the pod that no observation has shown since.
+    pub fn has_news(&self, uid: &PodUid) -> bool {
+        self.parts.observer.has_news(uid)
+    }
+
     /// Carries out one action.
     pub async fn execute(&self, context: &PodContext, action: &Action) -> Executed {
         match action {
