@@ -462,7 +462,7 @@ impl Worker {
         match result {
             Ok(observed) if epoch == self.epoch => {
                 self.observing_fails = false;
-                self.memory.note_observed(&observed, clock::now());
+                self.memory.forget_gone(&observed);
                 self.observed = Some(observed);
                 self.stale = false;
             }

@@ -34,6 +34,13 @@ pub enum Step {
     },
     /// Succeeded.
     Done,
+    /// Succeeded, for what is begun again where it turns out to have had no effect.
+    Ended {
+        /// When.
+        at: Timestamp,
+        /// Attempts, this one included.
+        attempts: u32,
+    },
     /// Failed; it is tried again later.
     Failed(StepFailure),
 }
@@ -49,17 +56,17 @@ pub struct StepFailure {
     pub attempts: u32,
 }
 
-/// When a failed step is tried again: `first` after the first failure, doubling up to `max`.
+/// When a step that failed, or had no effect, is tried again: `first` after the first failure, doubling up to `max`.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Delay after the first failure.
+    /// Delay after the first attempt.
     pub first: SignedDuration,
     /// Longest delay.
     pub max: SignedDuration,
 }
 
 impl RetryPolicy {
-    /// The delay after that many failures.
+    /// The delay after that many attempts.
     pub fn delay(&self, attempts: u32) -> SignedDuration {
         let factor = 1i32.checked_shl(attempts.saturating_sub(1).min(20)).unwrap_or(i32::MAX);
         self.first.checked_mul(factor).unwrap_or(self.max).min(self.max)
@@ -75,6 +82,13 @@ pub enum Due {
     At(Timestamp),
     /// It runs or has succeeded.
     No,
+}
+
+impl Due {
+    /// At that time, or at once if it has come.
+    pub fn from(at: Timestamp, now: Timestamp) -> Self {
+        if at <= now { Due::Now } else { Due::At(at) }
+    }
 }
 
 impl Step {
@@ -106,9 +120,10 @@ impl Step {
         match self {
             Step::Idle => Due::Now,
             Step::Running { .. } | Step::Done => Due::No,
+            Step::Ended { at, attempts } => Due::from(later(*at, policy.delay(*attempts)), now),
             Step::Failed(failed) => {
                 let at = failed.failure.retry_at.unwrap_or_else(|| later(failed.at, policy.delay(failed.attempts)));
-                if at <= now { Due::Now } else { Due::At(at) }
+                Due::from(at, now)
             }
         }
     }
@@ -116,7 +131,7 @@ impl Step {
     fn begin(&mut self) {
         let attempts = match self {
             Step::Failed(failed) => failed.attempts,
-            Step::Running { attempts } => *attempts,
+            Step::Running { attempts } | Step::Ended { attempts, .. } => *attempts,
             Step::Idle | Step::Done => 0,
         };
         *self = Step::Running { attempts };
@@ -131,6 +146,15 @@ impl Step {
             Ok(next) => next,
             Err(failure) => Step::Failed(StepFailure { failure, at: now, attempts: attempts.saturating_add(1) }),
         };
+    }
+
+    /// The end of what may have to be done again.
+    fn end_unsure(&mut self, result: Result<(), Failure>, now: Timestamp) {
+        let attempts = match self {
+            Step::Running { attempts } => attempts.saturating_add(1),
+            _ => 1,
+        };
+        self.end(result.map(|()| Step::Ended { at: now, attempts }), now);
     }
 
     /// Lets a failed step be tried again at once: something that it depends on has changed.
@@ -486,12 +510,12 @@ impl PodMemory {
             Action::RunHook(hook) => self.note_hook_ended(hook, result, now),
             Action::KillContainer(kill) => {
                 if let Some(entry) = self.kills.get_mut(&kill.id) {
-                    entry.step.end(result.map(|()| Step::Idle), now);
+                    entry.step.end_unsure(result, now);
                 }
             }
             Action::RemoveContainer { id, .. } | Action::RemoveSandbox { id } => {
                 if let Some(step) = self.removals.get_mut(id) {
-                    step.end(result.map(|()| Step::Done), now);
+                    step.end_unsure(result, now);
                 }
             }
             Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
@@ -583,16 +607,8 @@ impl PodMemory {
             || self.remains.is_running()
     }
 
-    /// Takes in what the runtime holds, read after the last action has ended: drops what is remembered of containers and
-    /// sandboxes that no longer exist. A stop that succeeded and left its sandbox ready has failed.
-    pub fn note_observed(&mut self, observed: &PodObservation, now: Timestamp) {
-        for sandbox in observed.sandboxes.iter().filter(|sandbox| sandbox.ready) {
-            if let Some(step) = self.sandbox_stops.get_mut(&sandbox.id).filter(|step| step.is_done()) {
-                let failure =
-                    Failure::new("KillPodSandboxError", "the runtime stopped the sandbox and shows it as ready");
-                *step = Step::Failed(StepFailure { failure, at: now, attempts: 1 });
-            }
-        }
+    /// Drops what is remembered of containers and sandboxes that no longer exist.
+    pub fn forget_gone(&mut self, observed: &PodObservation) {
         self.kills.retain(|id, kill| {
             let under_way = kill.step.is_running() || kill.pre_stop.is_running();
             under_way || observed.containers.iter().any(|c| c.id == *id)

@@ -12,7 +12,7 @@ use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
 use super::restart::{is_success, was_cut_off};
 use super::restart_all;
-use super::stop::{Stop, container_grace, grace_of_all, stop};
+use super::stop::{Stop, container_grace, grace_of_all, sandbox_stop_due, stop};
 use super::termination;
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, PodObservation, SandboxObservation};
@@ -275,13 +275,10 @@ fn make_sandbox(view: &View<'_>, observed: &PodObservation, draft: &mut Draft) {
         }
         let mut ended = true;
         for sandbox in observed.sandboxes.iter().filter(|s| s.ready || s.id == newest.id) {
-            let step = view.memory.sandbox_stops.get(&sandbox.id);
-            if step.is_some_and(|s| s.is_done()) && !sandbox.ready {
-                continue;
-            }
-            ended = false;
-            let idle = Step::Idle;
-            if draft.due(step.unwrap_or(&idle).due(view.now, &SANDBOX_RETRY)) {
+            let due = sandbox_stop_due(view, sandbox);
+            // None is under way: the runtime would be busy.
+            ended &= due == Due::No;
+            if draft.due(due) {
                 draft.act(Action::TellSandboxChanged);
                 draft.act(Action::StopSandbox { id: sandbox.id.clone() });
             }

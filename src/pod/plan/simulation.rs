@@ -186,7 +186,7 @@ impl World {
     fn turn(&mut self) {
         if self.observed.is_none() && !self.memory.is_runtime_busy() {
             self.observed = Some(self.runtime.clone());
-            self.memory.note_observed(&self.runtime.clone(), self.now);
+            self.memory.forget_gone(&self.runtime.clone());
         }
         let plan = plan(&PlanInput {
             pod: &self.pod,

@@ -9,7 +9,7 @@ use super::hooks;
 use super::memory::{Due, RetryPolicy, Step, later};
 use super::termination::requested_grace;
 use super::view::View;
-use crate::model::observation::{ContainerObservation, ContainerState, PodObservation};
+use crate::model::observation::{ContainerObservation, ContainerState, PodObservation, SandboxObservation};
 use crate::model::{SignedDuration, Timestamp};
 
 /// A stop is sent again when the deadline moves forward by more than this.
@@ -18,8 +18,7 @@ const NOTABLE_CHANGE: SignedDuration = SignedDuration::from_millis(500);
 /// A container is given at least this long from its stop signal, whatever the grace period says (the peer's minimum).
 pub(super) const SHORTEST_GRACE: SignedDuration = SignedDuration::from_secs(2);
 
-pub(super) const STOP_RETRY: RetryPolicy =
-    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(10) };
+const STOP_RETRY: RetryPolicy = RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(10) };
 
 /// A container that must be stopped, and how.
 #[derive(Clone, Debug)]
@@ -128,6 +127,16 @@ fn signal(view: &View<'_>, stop: &Stop<'_>, deadline: Timestamp, draft: &mut Dra
     }));
 }
 
+/// When a sandbox must be stopped. A stop that the runtime called done and that left the sandbox ready is repeated after a
+/// pause; one that has ended by itself is stopped once, which releases its network.
+pub(super) fn sandbox_stop_due(view: &View<'_>, sandbox: &SandboxObservation) -> Due {
+    match view.memory.sandbox_stops.get(&sandbox.id) {
+        None => Due::Now,
+        Some(Step::Ended { .. }) if !sandbox.ready => Due::No,
+        Some(step) => step.due(view.now, &STOP_RETRY),
+    }
+}
+
 /// The container's preStop hook, if it has one and there is time for it.
 fn pre_stop(view: &View<'_>, stop: &Stop<'_>) -> Option<HookCall> {
     let runs = matches!(stop.container.state, ContainerState::Running { .. });
@@ -140,5 +149,66 @@ pub(super) fn container_grace(pod: &Pod) -> SignedDuration {
     match (pod.metadata.deletion_grace_period_seconds, spec.termination_grace_period_seconds) {
         (None, Some(seconds)) => SignedDuration::from_secs(seconds.max(0)),
         _ => requested_grace(pod),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::*;
+    use super::super::*;
+    use super::*;
+    use crate::model::observation::PodObservation;
+
+    /// The seconds between the first stops of a pod for which the runtime says each time that it is done, and nothing comes
+    /// of it.
+    fn pauses(pod: &Pod, observed: &PodObservation, mut memory: PodMemory) -> Vec<i64> {
+        let node =
+            NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
+        let probes = crate::model::probe_results::ProbeResults::default();
+        let (mut now, mut stops) = (at(10), Vec::new());
+        while stops.len() < 7 {
+            let plan =
+                plan(&PlanInput { pod, observed: Some(observed), memory: &memory, probes: &probes, node: &node, now });
+            let is_stop = |a: &Action| matches!(a, Action::StopSandbox { .. } | Action::KillContainer(_));
+            let acted = plan.actions.iter().filter(|a| is_stop(a)).count();
+            assert!(acted < 2, "{:?}", plan.actions);
+            if acted == 0 {
+                let next = plan.wake_at.unwrap();
+                assert!(next > now, "again at once");
+                now = next;
+                continue;
+            }
+            stops.push(now);
+            for action in &plan.actions {
+                memory.note_started(action, now);
+                memory.note_outcome(action, Outcome::from(Ok(())), now);
+            }
+        }
+        stops.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs()).collect()
+    }
+
+    fn ending(pod: &Pod) -> PodMemory {
+        PodMemory { termination: Some(Termination::new(SignedDuration::from_secs(1), at(9))), ..prepared(pod) }
+    }
+
+    #[test]
+    fn a_sandbox_that_stays_ready_is_stopped_again_with_growing_pauses() {
+        let pod = simple();
+        assert_eq!(pauses(&pod, &observation(Vec::new()), ending(&pod)), [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn so_is_one_that_another_is_to_follow() {
+        let pod = simple();
+        let mut observed = observation(Vec::new());
+        observed.sandboxes[0].ips.clear();
+        assert_eq!(pauses(&pod, &observed, prepared(&pod)), [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn so_is_a_container_that_runs_on() {
+        let pod = simple();
+        let observed = observation(vec![instance(&pod, "c", 0, running())]);
+        assert_eq!(pauses(&pod, &observed, ending(&pod)), [1, 2, 4, 8, 10, 10]);
     }
 }

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 use super::Draft;
 use super::action::Action;
 use super::hooks;
-use super::memory::{RetryPolicy, Step, later};
-use super::stop::{STOP_RETRY, Stop, stop};
+use super::memory::{RetryPolicy, later};
+use super::stop::{Stop, sandbox_stop_due, stop};
 use super::view::View;
 use crate::model::observation::{ContainerObservation, PodObservation};
 use crate::model::pod::{self, ContainerKind};
@@ -97,9 +97,7 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     let mut stopping = false;
     for sandbox in observed.sandboxes.iter().filter(|s| s.ready) {
         stopping = true;
-        let idle = Step::Idle;
-        let step = view.memory.sandbox_stops.get(&sandbox.id).unwrap_or(&idle);
-        if draft.due(step.due(view.now, &STOP_RETRY)) {
+        if draft.due(sandbox_stop_due(view, sandbox)) {
             draft.act(Action::StopSandbox { id: sandbox.id.clone() });
         }
     }

@@ -315,7 +315,7 @@ fn a_deleted_pod_ends_in_order_and_is_deleted_last() {
     assert_eq!(status(&plan).phase.as_deref(), Some("Running"));
     memory.note_started(&plan.actions[0], at(12));
     memory.note_outcome(&plan.actions[0], Outcome::from(Ok(())), at(12));
-    memory.note_observed(&observed, at(12));
+    memory.forget_gone(&observed);
     let plan = plan_at(&pod, Some(&observed), &memory, at(12));
     assert_eq!((plan.actions.as_slice(), plan.wake_at), (&[][..], Some(at(13))), "what is still ready is not rushed");
     let plan = plan_at(&pod, Some(&observed), &memory, at(13));
