@@ -99,15 +99,14 @@ impl PullPolicy {
     }
 }
 
-/// An image that a container needs.
+/// An image that a pod needs.
 #[derive(Clone, Debug)]
 pub struct ImageRequest {
     /// The pod: pull secrets, annotations, and the object of events.
     pub pod: Arc<Pod>,
-    /// The list that the container stands in.
-    pub kind: ContainerKind,
-    /// The container's name.
-    pub container: String,
+    /// The container that is made from it: the list that it stands in, and its name. None for the image of a volume, whose
+    /// events are the pod's.
+    pub container: Option<(ContainerKind, String)>,
     /// The image as the pod spec names it.
     pub image: String,
     /// Whether to pull.
@@ -224,7 +223,9 @@ impl ImageManager {
     /// Why it is not; the events are recorded by then.
     pub async fn ensure(&self, request: ImageRequest) -> Result<EnsuredImage, ImageError> {
         let ensured = Box::pin(self.ensure_present(&request)).await;
-        if let Err(error) = &ensured {
+        if let Err(error) = &ensured
+            && request.container.is_some()
+        {
             self.event(&request, EventType::Warning, "Failed", format!("Error: {}", error.reason));
         }
         ensured
@@ -426,7 +427,11 @@ impl ImageManager {
     }
 
     fn event(&self, request: &ImageRequest, event_type: EventType, reason: &'static str, message: String) {
-        self.shared.events.event(&request.pod, request.kind, &request.container, event_type, reason, message);
+        let (events, pod) = (&self.shared.events, &request.pod);
+        match &request.container {
+            Some((kind, container)) => events.event(pod, *kind, container, event_type, reason, message),
+            None => events.pod_event(pod, event_type, reason, message),
+        }
     }
 
     fn back_off<T>(&self, with: impl FnOnce(&mut BackOff) -> T) -> T {

@@ -183,8 +183,7 @@ fn verifying(world: &Arc<World>, root: &Path) -> ImageManager {
 fn request(uid: &str, image: &str, pull_policy: PullPolicy) -> ImageRequest {
     ImageRequest {
         pod: Arc::new(pod(uid, &[])),
-        kind: ContainerKind::Regular,
-        container: "app".to_owned(),
+        container: Some((ContainerKind::Regular, "app".to_owned())),
         image: image.to_owned(),
         pull_policy,
         sandbox_config: None,

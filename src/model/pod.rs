@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ImageVolumeSource, Pod, PodSpec};
 
 /// Annotation that names the source a pod came from: `api`, `file` or `http`.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -115,6 +115,16 @@ pub fn spec(pod: &Pod) -> &PodSpec {
 pub fn init_and_regular_containers(spec: &PodSpec) -> impl Iterator<Item = (ContainerKind, &Container)> {
     let init = spec.init_containers.iter().flatten().map(|c| (ContainerKind::Init, c));
     init.chain(spec.containers.iter().map(|c| (ContainerKind::Regular, c)))
+}
+
+/// The volumes that are images, by name (KEP 4639).
+pub fn image_volumes(spec: &PodSpec) -> impl Iterator<Item = (&str, &ImageVolumeSource)> {
+    spec.volumes.iter().flatten().filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?)))
+}
+
+/// Whether the container mounts the volume.
+pub fn mounts(container: &Container, volume: &str) -> bool {
+    container.volume_mounts.iter().flatten().any(|mount| mount.name == volume)
 }
 
 /// The container of that name and its kind; ephemeral containers are given as containers.

@@ -66,7 +66,7 @@ impl Measures {
         self.has_worked = true;
         self.working.get_or_insert((now, operation));
         self.is_changed = false;
-        if matches!(action, Action::PullImage { .. }) {
+        if action.is_pull() {
             if self.pulling == 0 {
                 self.pulling_since = now;
             }
@@ -76,7 +76,7 @@ impl Measures {
 
     /// An action has ended.
     pub(super) fn ended(&mut self, action: &Action, now: Timestamp) {
-        if matches!(action, Action::PullImage { .. }) && self.pulling > 0 {
+        if action.is_pull() && self.pulling > 0 {
             self.pulling -= 1;
             if self.pulling == 0 {
                 self.pulled += seconds(self.pulling_since, now);

@@ -54,8 +54,7 @@ fn request(uid: &str, image: &str, pull_policy: PullPolicy) -> ImageRequest {
     pod.metadata.uid = Some(uid.to_owned());
     ImageRequest {
         pod: Arc::new(pod),
-        kind: ContainerKind::Regular,
-        container: "app".to_owned(),
+        container: Some((ContainerKind::Regular, "app".to_owned())),
         image: image.to_owned(),
         pull_policy,
         sandbox_config: Some(sample::sandbox(uid, 0)),

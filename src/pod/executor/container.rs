@@ -7,14 +7,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::timeout;
 
 use super::hooks::container_kind;
 use super::limits::{STOP_PATIENCE, Turn};
 use super::sandbox::make_directory;
 use super::{Executed, Executor, PodContext};
-use crate::image::{ImageRequest, PullPolicy};
 use crate::kube::error::chain;
 use crate::metrics::kubelet as metrics;
 use crate::model::EventType;
@@ -52,14 +51,15 @@ struct StartFiles {
 const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 
 /// Counts the image volumes of a container that was begun, by whether the runtime could mount them.
-fn count_image_volumes(pod: &Pod, container: &str, failure: Option<&Failure>) {
-    let spec = pod::spec(pod);
-    let is_image = |name: &str| spec.volumes.iter().flatten().any(|v| v.name == name && v.image.is_some());
-    let Some((_, container)) = pod::container_by_name(spec, container) else { return };
-    let failed = failure.is_some_and(|f| f.reason == CREATE_ERROR && f.message.starts_with(IMAGE_VOLUME_FAILED));
-    for _ in container.volume_mounts.iter().flatten().filter(|mount| is_image(&mount.name)) {
+fn count_image_volumes(pod: &Pod, start: &StartContainer, failure: Option<&Failure>) {
+    for _ in &start.image_volumes {
         metrics::IMAGE_VOLUMES_REQUESTED.increment(&[]);
-        let outcome = if failed { &metrics::IMAGE_VOLUME_ERRORS } else { &metrics::IMAGE_VOLUMES_MOUNTED };
+    }
+    let Some((_, container)) = pod::container_by_name(pod::spec(pod), &start.container) else { return };
+    let failed = failure.is_some_and(|f| f.reason == CREATE_ERROR && f.message.starts_with(IMAGE_VOLUME_FAILED));
+    let outcome = if failed { &metrics::IMAGE_VOLUME_ERRORS } else { &metrics::IMAGE_VOLUMES_MOUNTED };
+    // A volume may be mounted more than once.
+    for _ in container.volume_mounts.iter().flatten().filter(|m| start.image_volumes.contains_key(&m.name)) {
         outcome.increment(&[]);
     }
 }
@@ -76,7 +76,7 @@ impl Executor {
         if let Err(failure) = &result {
             metrics::STARTED_CONTAINERS_ERRORS.increment(&[&failure.reason, kind]);
         }
-        count_image_volumes(&context.pod, &start.container, result.as_ref().err());
+        count_image_volumes(&context.pod, start, result.as_ref().err());
         if let Err(failure) = &result
             && !context.ending.is_cancelled()
         {
@@ -261,8 +261,14 @@ impl Executor {
         let volumes = context.volumes.as_deref().unwrap_or(&empty);
         let mut sources = Vec::with_capacity(requests.len());
         for request in requests {
-            if let Some(image) = image_volume(context, &request.mount.name) {
-                sources.push(Some(self.image_source(context, start, image).await?));
+            if let Some(image_ref) = start.image_volumes.get(&request.mount.name) {
+                let images = &mut pod::image_volumes(pod::spec(&context.pod));
+                let image = images.find(|(name, _)| *name == request.mount.name).map(|(_, image)| image);
+                sources.push(Some(MountSource::Image {
+                    image_ref: image_ref.clone(),
+                    reference: image.and_then(|image| image.reference.clone()).unwrap_or_default(),
+                    runtime_handler: start.runtime_handler.clone(),
+                }));
                 continue;
             }
             let Some(volume) = volumes.get(&request.mount.name) else {
@@ -289,30 +295,6 @@ impl Executor {
             }));
         }
         Ok(sources)
-    }
-
-    /// An image as a volume, pulled if it must be (KEP 4639).
-    async fn image_source(
-        &self,
-        context: &PodContext,
-        start: &StartContainer,
-        image: &ImageVolumeSource,
-    ) -> Result<MountSource, Failure> {
-        let reference = image.reference.clone().unwrap_or_default();
-        let request = ImageRequest {
-            pod: context.pod.clone(),
-            kind: start.kind,
-            container: start.container.clone(),
-            pull_policy: PullPolicy::of(image.pull_policy.as_deref(), &reference),
-            image: reference.clone(),
-            sandbox_config: None,
-        };
-        let ensured = self.parts.images.ensure(request).await.map_err(Failure::from)?;
-        Ok(MountSource::Image {
-            image_ref: ensured.image_ref,
-            reference,
-            runtime_handler: start.runtime_handler.clone(),
-        })
     }
 
     fn start_files(
@@ -387,12 +369,6 @@ impl Executor {
             _ => Ok(()),
         }
     }
-}
-
-/// The image that a volume of the pod is.
-fn image_volume<'a>(context: &'a PodContext, volume: &str) -> Option<&'a ImageVolumeSource> {
-    let volumes = pod::spec(&context.pod).volumes.as_deref().unwrap_or_default();
-    volumes.iter().find(|v| v.name == volume)?.image.as_ref()
 }
 
 /// Reads an environment file of a volume. The pod may have put anything there.

@@ -25,7 +25,7 @@ use self::resolver::ResolverFile;
 use self::user_namespaces::UserNamespaces;
 use super::plan::{Action, Failure, NodeEnd, NodeFacts, Outcome, ReadyImage};
 use crate::cgroup::CgroupManager;
-use crate::image::{ImageError, ImageManager, ImageRequest, PullPolicy};
+use crate::image::{EnsuredImage, ImageError, ImageManager, ImageRequest, PullPolicy};
 use crate::kube::error::chain;
 use crate::kube::events::{EventRecorder, container_reference, pod_reference};
 use crate::kube::objects::ObjectCache;
@@ -165,6 +165,7 @@ impl Executor {
             Action::StartContainer(start) => self.start_container(context, start).await,
             Action::RunHook(hook) => self.run_hook(context, hook).await.into(),
             Action::KillContainer(kill) => self.kill_container(context, kill).await.into(),
+            Action::PullVolumeImage { volume } => self.pull_volume_image(context, volume).await,
             Action::RemoveContainer { id, container, log_path } => {
                 self.collect_container(context, id, container, log_path).await.into()
             }
@@ -271,19 +272,45 @@ impl Executor {
         };
         let request = ImageRequest {
             pod: context.pod.clone(),
-            kind,
-            container: container.to_owned(),
+            container: Some((kind, container.to_owned())),
             pull_policy: PullPolicy::of(spec.image_pull_policy.as_deref(), spec.image.as_deref().unwrap_or_default()),
             image: spec.image.clone().unwrap_or_default(),
             sandbox_config: None,
         };
-        match self.parts.images.ensure(request).await {
-            Ok(image) => {
-                let ready =
-                    ReadyImage { image_ref: image.image_ref, uid: image.user.uid, username: image.user.username };
-                Outcome { image: Some(ready), ..Outcome::from(Ok(())) }.into()
+        ensured_image(self.parts.images.ensure(request).await)
+    }
+
+    /// Its events are those of the pod; that a container cannot be made without it is told of the container.
+    async fn pull_volume_image(&self, context: &PodContext, volume: &str) -> Executed {
+        let spec = pod::spec(&context.pod);
+        let Some((_, image)) = pod::image_volumes(spec).find(|(name, _)| *name == volume) else {
+            return Err(Failure::new("InvalidImageName", format!("volume {volume} is no image of the pod"))).into();
+        };
+        let reference = image.reference.clone().unwrap_or_default();
+        let request = ImageRequest {
+            pod: context.pod.clone(),
+            container: None,
+            pull_policy: PullPolicy::of(image.pull_policy.as_deref(), &reference),
+            image: reference,
+            sandbox_config: None,
+        };
+        let ensured = self.parts.images.ensure(request).await;
+        if let Err(error) = &ensured {
+            for (kind, container) in pod::init_and_regular_containers(spec).filter(|(_, c)| pod::mounts(c, volume)) {
+                let message = format!("Error: {}", error.reason);
+                self.container_event(&context.pod, kind, &container.name, EventType::Warning, "Failed", message);
             }
-            Err(error) => Err(Failure::from(error)).into(),
         }
     }
 }
+        ensured_image(ensured)
+    }
+}
+
+fn ensured_image(ensured: Result<EnsuredImage, ImageError>) -> Executed {
+    match ensured {
+        Ok(image) => {
+            let ready = ReadyImage { image_ref: image.image_ref, uid: image.user.uid, username: image.user.username };
+            Outcome { image: Some(ready), ..Outcome::from(Ok(())) }.into()
+        }
+        Err(error) => Err(Failure::from(error)).into(),

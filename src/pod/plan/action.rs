@@ -1,5 +1,7 @@
 //! What a plan asks the executor to do, and how that ends.
 
+use std::collections::BTreeMap;
+
 use super::backoff::BackoffPolicy;
 use crate::model::pod::ContainerKind;
 use crate::model::{SignedDuration, Timestamp};
@@ -31,6 +33,11 @@ pub enum Action {
         kind: ContainerKind,
         /// The image as the spec names it now.
         image: String,
+    },
+    /// Make the image of a volume present as its pull policy says.
+    PullVolumeImage {
+        /// The volume's name.
+        volume: String,
     },
     /// Create and start a container.
     StartContainer(StartContainer),
@@ -100,6 +107,8 @@ pub struct StartContainer {
     pub restart_count: u32,
     /// The image to make it from.
     pub image: ReadyImage,
+    /// The images that it mounts as volumes, by the volume's name: the reference to mount them by.
+    pub image_volumes: BTreeMap<String, String>,
     /// The end of the instance that this one replaces.
     pub restart_of: Option<Timestamp>,
     /// The back-off to count the restart by.
@@ -225,7 +234,7 @@ impl Failure {
 pub struct Outcome {
     /// Success or the first cause.
     pub result: Result<(), Failure>,
-    /// For [`Action::PullImage`]: the image.
+    /// For [`Action::PullImage`] and [`Action::PullVolumeImage`]: the image.
     pub image: Option<ReadyImage>,
     /// For [`Action::StartContainer`]: the container by the runtime's id.
     pub container_id: Option<String>,
@@ -254,6 +263,7 @@ impl Action {
             | Action::ResolveReferences
             | Action::MountVolumes
             | Action::PullImage { .. }
+            | Action::PullVolumeImage { .. }
             | Action::RunHook(_)
             | Action::CancelHook { .. }
             | Action::CleanUp
@@ -284,8 +294,13 @@ impl Action {
         )
     }
 
+    /// Whether it makes an image present.
+    pub fn is_pull(&self) -> bool {
+        matches!(self, Action::PullImage { .. } | Action::PullVolumeImage { .. })
+    }
+
     /// Whether it may be dropped halfway when the pod must end: it leaves nothing that would not be cleaned up.
     pub fn is_cancellable(&self) -> bool {
-        matches!(self, Action::ResolveReferences | Action::PullImage { .. })
+        self.is_pull() || matches!(self, Action::ResolveReferences)
     }
 }

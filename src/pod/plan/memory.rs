@@ -3,11 +3,11 @@
 //! Pure values. [`PodMemory::note_pod`], [`PodMemory::note_started`] and [`PodMemory::note_outcome`] are the only ways in
 //! which it changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage};
+use super::action::{Action, Failure, Hook, HookKind, Outcome, ReadyImage, StartContainer};
 use super::backoff::Backoff;
 use super::node_end::NodeEnd;
 use super::phases::PodPhases;
@@ -195,6 +195,17 @@ pub struct ContainerMemory {
     pub restarted: Option<String>,
 }
 
+/// What is remembered of a volume that is an image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VolumeImage {
+    /// Making the image present.
+    pub step: Step,
+    /// The reference to mount it by, once present.
+    pub image_ref: Option<String>,
+    /// The containers that were started with it since it was asked for.
+    pub used_by: BTreeSet<String>,
+}
+
 /// A postStart hook of one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PostStart {
@@ -260,6 +271,8 @@ pub struct PodMemory {
     pub sandbox_stops: BTreeMap<String, Step>,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerMemory>,
+    /// The volumes that are images, by name.
+    pub volume_images: BTreeMap<String, VolumeImage>,
     /// Stops by container id.
     pub kills: BTreeMap<String, Kill>,
     /// Dead containers and sandboxes being removed, by id.
@@ -302,6 +315,7 @@ impl PodMemory {
             sandbox_made: None,
             sandbox_stops: BTreeMap::new(),
             containers: BTreeMap::new(),
+            volume_images: BTreeMap::new(),
             kills: BTreeMap::new(),
             removals: BTreeMap::new(),
             clean_up: Step::Idle,
@@ -418,6 +432,11 @@ impl PodMemory {
                 }
                 memory.image.begin();
             }
+            Action::PullVolumeImage { volume } => {
+                let image = self.volume_images.entry(volume.clone()).or_default();
+                image.step.begin();
+                image.used_by.clear();
+            }
             Action::StartContainer(start) => {
                 let memory = self.containers.entry(start.container.clone()).or_default();
                 memory.start.begin();
@@ -488,7 +507,7 @@ impl PodMemory {
             }
             Action::StopSandbox { id } => {
                 if let Some(step) = self.sandbox_stops.get_mut(id) {
-                    step.end(result.map(|()| Step::Done), now);
+                    step.end_unsure(result, now);
                 }
             }
             Action::PullImage { container, .. } => {
@@ -496,7 +515,14 @@ impl PodMemory {
                 memory.ready_image = outcome.image;
                 memory.image.end(result.map(|()| Step::Done), now);
             }
+            Action::PullVolumeImage { volume } => {
+                if let Some(memory) = self.volume_images.get_mut(volume) {
+                    memory.image_ref = outcome.image.map(|image| image.image_ref);
+                    memory.step.end(result.map(|()| Step::Done), now);
+                }
+            }
             Action::StartContainer(start) => {
+                self.note_volumes_used(start, result.is_ok());
                 let memory = self.container_mut(&start.container);
                 // Each start asks for the image again: the policy may want a pull, and it may be gone.
                 memory.image = Step::Idle;
@@ -515,7 +541,7 @@ impl PodMemory {
             }
             Action::RemoveContainer { id, .. } | Action::RemoveSandbox { id } => {
                 if let Some(step) = self.removals.get_mut(id) {
-                    step.end_unsure(result, now);
+                    step.end(result.map(|()| Step::Done), now);
                 }
             }
             Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
@@ -527,6 +553,17 @@ impl PodMemory {
             | Action::CancelHook { .. } => {}
         }
         action.changes_runtime()
+    }
+
+    /// A container was started with the images of volumes, or was not, for which they may be the cause.
+    fn note_volumes_used(&mut self, start: &StartContainer, is_started: bool) {
+        for volume in start.image_volumes.keys() {
+            match self.volume_images.get_mut(volume) {
+                Some(image) if is_started => _ = image.used_by.insert(start.container.clone()),
+                Some(image) if image.step.is_done() => image.step = Step::Idle,
+                _ => {}
+            }
+        }
     }
 
     fn note_hook_started(&mut self, hook: &Hook) {

@@ -2,7 +2,7 @@
 //! to look again, and the status to publish.
 //!
 //! Knows no tasks, clients or files. The whole life of a pod is decided here and nowhere else:
-//! [`running`] decides what is started, [`restart_all`] when all of it anew, [`termination`] how a pod ends and [`deadline`] when at the latest, [`stop`] and [`hooks`] how one container is stopped
+//! [`running`] decides what is started, [`images`] what is pulled for it, [`restart_all`] when all of it anew, [`termination`] how a pod ends and [`deadline`] when at the latest, [`stop`] and [`hooks`] how one container is stopped
 //! and what is run in it on the way, [`probes`] what is probed and what that means, [`backoff`] how long a crashed container
 //! waits, [`ephemeral`] who looks into it, [`status`] what the API shows, [`phases`] how long a start took. [`PodMemory`] is
 //! what is remembered between two plans.
@@ -13,6 +13,7 @@ mod conditions;
 mod deadline;
 mod ephemeral;
 mod hooks;
+mod images;
 mod memory;
 mod node_end;
 mod phase;
@@ -44,7 +45,7 @@ pub use action::{
 pub use backoff::{Backoff, BackoffPolicy};
 pub(crate) use conditions::replace_or_append;
 pub use conditions::{is_own_disruption, is_owned_condition};
-pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step};
+pub use memory::{ContainerMemory, Kill, PodMemory, PostStart, Step, VolumeImage};
 pub use node_end::NodeEnd;
 pub use phases::PodPhases;
 pub use probes::probed;

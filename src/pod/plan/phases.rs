@@ -45,7 +45,7 @@ impl PodPhases {
         }
         let stage = match action {
             Action::MountVolumes => &mut self.volumes,
-            Action::PullImage { .. } => &mut self.images,
+            Action::PullImage { .. } | Action::PullVolumeImage { .. } => &mut self.images,
             Action::CreateSandbox { .. } => &mut self.sandbox,
             Action::StartContainer(_) => &mut self.started,
             _ => return,

@@ -8,6 +8,7 @@ use super::Draft;
 use super::action::{Action, StartContainer};
 use super::ephemeral;
 use super::hooks;
+use super::images::{self, Images};
 use super::memory::{Due, RetryPolicy, Step, later, starts};
 use super::probes;
 use super::restart::{is_success, was_cut_off};
@@ -24,8 +25,6 @@ const PREPARE_RETRY: RetryPolicy =
     RetryPolicy { first: SignedDuration::from_millis(500), max: SignedDuration::from_secs(30) };
 const SANDBOX_RETRY: RetryPolicy =
     RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(15) };
-const IMAGE_RETRY: RetryPolicy =
-    RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_secs(30) };
 const REMOVE_RETRY: RetryPolicy =
     RetryPolicy { first: SignedDuration::from_secs(1), max: SignedDuration::from_mins(1) };
 const START_RETRY: RetryPolicy =
@@ -37,9 +36,9 @@ const SANDBOX_DEATH: SignedDuration = SignedDuration::from_millis(300);
 const KILLED: i32 = 137;
 
 /// A container that should be started as soon as all that it needs is there.
-struct Candidate<'a> {
-    kind: ContainerKind,
-    container: Cow<'a, Container>,
+pub(super) struct Candidate<'a> {
+    pub kind: ContainerKind,
+    pub container: Cow<'a, Container>,
     restart_count: u32,
     restart_of: Option<Timestamp>,
     /// It was killed, then; by whom is not known.
@@ -77,7 +76,7 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
     hooks::cancel_pre_stop(view, draft);
 
     let Some(observed) = view.observed else {
-        first_images(view, draft);
+        images::first(view, draft);
         return;
     };
     let sandbox = usable_sandbox(view.spec, observed).ok();
@@ -86,7 +85,7 @@ pub(super) fn plan(view: &View<'_>, draft: &mut Draft) {
         draft.completed = true;
         return;
     }
-    pull_images(view, observed, &progress, draft);
+    images::pull_all(view, observed, &progress.candidates, draft);
     if progress.resets.is_empty() {
         collect_garbage(view, observed, draft);
     }
@@ -147,57 +146,8 @@ fn volumes(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// Before the runtime has been read, images of pods that have not been seen running are already worth having.
-fn first_images(view: &View<'_>, draft: &mut Draft) {
-    if view.memory.status.container_statuses.as_ref().is_some_and(|s| !s.is_empty()) {
-        return;
-    }
-    for (kind, container) in pod::init_and_regular_containers(view.spec) {
-        pull(view, kind, container, draft);
-    }
-}
-
-/// Asks for the images of all containers that have not been made yet, and of those to be started again.
-fn pull_images(view: &View<'_>, observed: &PodObservation, progress: &Progress<'_>, draft: &mut Draft) {
-    for candidate in progress.candidates.iter().filter(|c| c.kind == ContainerKind::Ephemeral) {
-        pull(view, candidate.kind, &candidate.container, draft);
-    }
-    for (kind, container) in pod::init_and_regular_containers(view.spec) {
-        let candidate = progress.candidates.iter().find(|c| c.container.name == container.name);
-        let wanted = match candidate {
-            Some(candidate) => waiting_until(view, candidate).is_none(),
-            None => observed.container(&container.name).is_none() && !progress.candidates.is_empty(),
-        };
-        if wanted {
-            pull(view, kind, container, draft);
-        }
-    }
-}
-
-fn pull(view: &View<'_>, kind: ContainerKind, container: &Container, draft: &mut Draft) {
-    let idle = Step::Idle;
-    let memory = view.memory.container(&container.name);
-    if memory.is_some_and(|m| m.start.is_running()) {
-        return;
-    }
-    let image = container.image.clone().unwrap_or_default();
-    // What is known of another image says nothing of this one; a pull under way for it is let go on.
-    let known = memory.filter(|m| m.image_name == image || m.image.is_running());
-    let due = match known.map_or(&idle, |m| &m.image) {
-        // Asked again soon, the image manager tells that the pull is held back, and until when.
-        Step::Failed(failed) if failed.failure.reason == "ErrImagePull" => {
-            let at = later(failed.at, IMAGE_RETRY.first);
-            if at <= view.now { Due::Now } else { Due::At(at) }
-        }
-        step => step.due(view.now, &IMAGE_RETRY),
-    };
-    if draft.due(due) {
-        draft.act(Action::PullImage { container: container.name.clone(), kind, image });
-    }
-}
-
 /// Until when a candidate waits for its crash-loop back-off, or to see whether its sandbox died with it.
-fn waiting_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
+pub(super) fn waiting_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
     backing_off_until(view, candidate).or_else(|| {
         let until = later(candidate.killed_at?, SANDBOX_DEATH);
         (view.now < until).then_some(until)
@@ -224,21 +174,17 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             }
             continue;
         }
-        let Some(memory) = view.memory.container(name) else {
-            return; // Its image has just been asked for.
-        };
-        if memory.image_name != candidate.container.image.as_deref().unwrap_or_default() {
-            return; // It has just been changed, and the new one asked for.
-        }
-        let image = match (&memory.image, &memory.ready_image) {
-            (Step::Done, Some(image)) => image,
+        let (image, image_volumes) = match images::of(view, &candidate.container) {
+            Images::Ready { own, volumes } => (own, volumes),
             // One that failed does not hold up the next; one under way does, since containers start in their order.
-            (Step::Failed(_), _) => continue,
+            Images::Failed => continue,
             // Who looks into a pod neither waits for its containers nor holds them up.
-            _ if candidate.kind == ContainerKind::Ephemeral => continue,
-            _ => return,
+            Images::Pending if candidate.kind == ContainerKind::Ephemeral => continue,
+            Images::Pending => return,
         };
-        match memory.start.due(view.now, &START_RETRY) {
+        let idle = Step::Idle;
+        let start = view.memory.container(name).map_or(&idle, |memory| &memory.start);
+        match start.due(view.now, &START_RETRY) {
             Due::Now => {}
             Due::At(at) => {
                 draft.wake(at);
@@ -257,6 +203,7 @@ fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<
             pod_ips: sandbox.ips.clone(),
             restart_count: candidate.restart_count,
             image: image.clone(),
+            image_volumes,
             restart_of: candidate.restart_of,
             backoff: view.node.backoff,
             backoff_key: backoff_key(view.pod, &candidate.container),

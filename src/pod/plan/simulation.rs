@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer, Lifecycle,
-    LifecycleHandler, Pod, PodSpec, PodStatus, Probe, SleepAction,
+    Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer,
+    ImageVolumeSource, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, Probe, SleepAction, Volume, VolumeMount,
 };
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -68,6 +68,9 @@ fn random_container(rng: &mut StdRng, name: String, restart_policy: Option<&str>
     };
     let (startup_probe, readiness_probe, liveness_probe) = (probe(0.3), probe(0.4), probe(0.4));
     let mut hook = |likely: f64| {
+    let volume_mounts = (0..rng.random_range(0..3))
+        .map(|_| VolumeMount { name: format!("image-{}", rng.random_range(0..2)), ..VolumeMount::default() });
+    let volume_mounts = Some(volume_mounts.collect());
         let seconds = rng.random_range(0..20);
         let sleep = LifecycleHandler { sleep: Some(SleepAction { seconds }), ..LifecycleHandler::default() };
         (!is_init && rng.random_bool(likely)).then_some(sleep)
@@ -82,13 +85,14 @@ fn random_container(rng: &mut StdRng, name: String, restart_policy: Option<&str>
         liveness_probe,
         lifecycle: Some(lifecycle),
         ..Container::default()
+        volume_mounts,
     }
 }
 
 /// A regular container, perhaps with a restart policy and a rule of its own.
 fn random_regular(rng: &mut StdRng, name: String) -> Container {
     let mut container = random_container(rng, name, None);
-    if rng.random_bool(0.3) {
+    if rng.random_bool(0.5) {
         container.restart_policy = Some(["Always", "OnFailure", "Never"][rng.random_range(0..3)].into());
         let operator = ["In", "NotIn"][rng.random_range(0..2)].into();
         let codes = ContainerRestartRuleOnExitCodes { operator, values: Some(vec![1]) };
@@ -111,6 +115,12 @@ fn random_pod(rng: &mut StdRng) -> Pod {
     let containers = (0..regulars).map(|i| random_regular(rng, format!("main-{i}"))).collect();
     let restart_policy = ["Always", "OnFailure", "Never"][rng.random_range(0..3)];
     Pod {
+    let volumes = (0..2).map(|i| Volume {
+        name: format!("image-{i}"),
+        image: rng.random_bool(0.3).then(ImageVolumeSource::default),
+        ..Volume::default()
+    });
+    let volumes = Some(volumes.collect());
         metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
             name: Some("p".into()),
             namespace: Some("ns".into()),
@@ -124,6 +134,7 @@ fn random_pod(rng: &mut StdRng) -> Pod {
             containers,
             termination_grace_period_seconds: Some(rng.random_range(0..20)),
             active_deadline_seconds: rng.random_bool(0.1).then(|| rng.random_range(1..120)),
+            volumes,
             ..PodSpec::default()
         }),
         status: None,
@@ -367,7 +378,7 @@ impl World {
             Action::RemoveContainer { id, .. } => self.runtime.containers.retain(|c| c.id != *id),
             Action::RemoveSandbox { id } => self.runtime.sandboxes.retain(|s| s.id != *id),
             Action::RemoveRemains => self.runtime = PodObservation::default(),
-            Action::PullImage { .. } => {
+            Action::PullImage { .. } | Action::PullVolumeImage { .. } => {
                 let image = ReadyImage { image_ref: "sha256:1".into(), ..ReadyImage::default() };
                 return Outcome { image: Some(image), ..Outcome::from(Ok(())) };
             }
@@ -507,11 +518,16 @@ impl World {
     fn check_action(&mut self, action: &Action) {
         let in_flight = self.in_flight.iter().map(|(_, a)| a);
         match action {
-            Action::StartContainer(_) => {
+            Action::StartContainer(start) => {
                 assert!(self.memory.termination.is_none(), "a start after the end began: {action:?}");
                 assert!(!in_flight.clone().any(|a| matches!(a, Action::StartContainer(_))), "two starts at once");
                 assert!(self.memory.volumes_mounted, "a start without volumes");
                 let hook = in_flight.clone().any(|a| matches!(a, Action::RunHook(h) if h.kind == HookKind::PostStart));
+                let (_, container) = pod::container_by_name(pod::spec(&self.pod), &start.container).unwrap();
+                for (volume, _) in pod::image_volumes(pod::spec(&self.pod)).filter(|(v, _)| pod::mounts(&container, v))
+                {
+                    assert!(start.image_volumes.contains_key(volume), "{} starts without {volume}", start.container);
+                }
                 assert!(!hook, "a start beside a hook that holds it up");
             }
             Action::RunHook(hook) if hook.kind == HookKind::PostStart => {
@@ -734,6 +750,7 @@ fn the_simulation_reaches_what_it_checks() {
             "begin TellSandboxChanged",
             "begin RunHook(Hook { kind: PostStart",
             "begin RunHook(Hook { kind: PreStop",
+            "begin PullVolumeImage",
             "begin CancelHook",
             "failed liveness probe",
             "failed startup probe",

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::conditions::{self, Facts};
+use super::images;
 use super::memory::ContainerMemory;
 use super::node_end::NodeEnd;
 use super::phase::phase;
@@ -501,7 +502,7 @@ fn waiting_reason(
     }
     let hook = latest.and_then(|latest| view.memory.post_start(&container.name, &latest.id));
     let hook_failure = hook.and_then(|hook| hook.step.failure());
-    let failure = memory.start.failure().or(memory.image.failure()).or(hook_failure)?;
+    let failure = memory.start.failure().or_else(|| images::failure(view, container)).or(hook_failure)?;
     Some((failure.reason.clone(), failure.message.clone()))
 }
 

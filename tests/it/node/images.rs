@@ -159,3 +159,33 @@ async fn what_a_secret_pulled_is_closed_to_pods_without_for_either_agent() {
     wait_refused(&namespace, "of-peer-never", "ErrImageNeverPull").await;
     namespace.clean_up(&uids).await;
 }
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn an_image_is_mounted_as_a_volume_and_one_that_cannot_be_had_says_why() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("image-volume").await;
+    let volume = |name: &str, reference: &str| json!({"name": name, "image": {"reference": reference, "pullPolicy": "IfNotPresent"}});
+    let container_of = |name: &str, volume: &str, script: &str| {
+        let mount = json!({"name": volume, "mountPath": "/image"});
+        json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": [mount]})
+    };
+    let script = "ls /image/pause > /dev/termination-log; touch /image/new || echo read-only >> /dev/termination-log";
+    let spec = json!({
+        "restartPolicy": "Never",
+        "volumes": [volume("there", PAUSE), volume("nowhere", "127.0.0.1:1/nothing:1")],
+        "containers": [container_of("c", "there", script), container_of("d", "nowhere", "true")],
+    });
+    let pod = namespace.pod("p", spec).await;
+    let ended = |pod: &_| find_container(pod, "c").is_some_and(|c| c.state.unwrap().terminated.is_some());
+    let shown = namespace.wait_pod("p", "an end", 60, ended).await;
+    let message = container(&shown, "c").state.unwrap().terminated.unwrap().message;
+    assert_eq!(message.as_deref(), Some("/image/pause\nread-only\n"));
+    let held = |pod: &_| waiting_reason(pod, "d").as_deref() == Some("ImagePullBackOff");
+    let shown = namespace.wait_pod("p", "ImagePullBackOff", 60, held).await;
+    let message = container(&shown, "d").state.unwrap().waiting.unwrap().message.unwrap();
+    assert!(message.starts_with("Back-off pulling image \"127.0.0.1:1/nothing:1\""), "{message}");
+    let event = namespace.wait_event("p", "BackOff").await;
+    assert_eq!(event.involved_object.field_path, None, "it is no container's: {event:?}");
+    namespace.clean_up(&[uid(&pod)]).await;
+}

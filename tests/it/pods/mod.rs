@@ -9,6 +9,7 @@ mod api;
 mod deletion;
 mod faults;
 mod hooks;
+mod images;
 mod lifecycle;
 mod outages;
 mod probes;
