@@ -91,7 +91,8 @@ impl Executor {
 
     /// Returns the container by the runtime's id.
     async fn try_start_container(&self, context: &PodContext, start: &StartContainer) -> Result<String, Failure> {
-        // Cancel-safe: preparing leaves nothing behind but files of the pod, which go with it.
+        // Cancel-safe: preparing leaves nothing behind but files of the pod, and what still makes some is waited for before
+        // they are removed.
         let (config, sandbox_config) = tokio::select! {
             () = context.ending.cancelled() => return Err(Failure::new(CREATE_ERROR, "the pod is ending")),
             prepared = self.prepare_container(context, start) => prepared?,
@@ -140,11 +141,7 @@ impl Executor {
         let mounts = self.mount_sources(context, start, &container, &environment).await?;
         let files = self.start_files(context, &container, &pod_ips)?;
         let termination_log = files.termination_log.to_string_lossy().into_owned();
-        tokio::task::spawn_blocking(move || files.make())
-            .await
-            .map_err(|error| error.to_string())
-            .and_then(|made| made)
-            .map_err(config_error)?;
+        self.files.run(&context.key.uid, move || files.make()).await.map_err(config_error)?;
 
         let image_user = match (start.image.uid, start.image.username.as_str()) {
             (Some(uid), _) => ImageUser::Uid(uid),
@@ -331,7 +328,7 @@ impl Executor {
         let log = PathBuf::from(translate::pod_log_directory(&self.parts.node.pod_logs_dir, &context.key))
             .join(translate::container_log_path(&start.container, start.restart_count));
         let link = PathBuf::from(translate::legacy_log_link(&context.key, &start.container, id));
-        let linked = tokio::task::spawn_blocking(move || {
+        let link = move || {
             make_directory(Path::new(translate::LEGACY_LOG_DIRECTORY), 0o755)?;
             match std::os::unix::fs::symlink(&log, &link) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -339,9 +336,8 @@ impl Executor {
                 }
                 _ => Ok(()),
             }
-        })
-        .await;
-        if let Err(error) = linked.map_err(|error| error.to_string()).and_then(|linked| linked) {
+        };
+        if let Err(error) = self.files.run(&context.key.uid, link).await {
             tracing::warn!(pod = %context.key, container = start.container, error, "the container's log is not linked");
         }
     }

@@ -1,10 +1,11 @@
 //! Carries out a plan's actions. An executor never decides: it does what an action says, turns what went wrong into a
 //! [`Failure`] with the first cause, and tells it by an event.
 //!
-//! [`sandbox`] makes and ends sandboxes, [`container`] creates, starts and stops containers, [`hooks`] runs their lifecycle hooks, [`teardown`] removes what a pod
-//! leaves on the node.
+//! [`sandbox`] makes and ends sandboxes, [`container`] creates, starts and stops containers, [`hooks`] runs their lifecycle
+//! hooks, [`teardown`] removes what a pod leaves on the node, once what [`file_work`] still does there has ended.
 
 mod container;
+mod file_work;
 mod hooks;
 mod limits;
 mod resolver;
@@ -19,6 +20,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::file_work::FileWork;
 use self::hooks::container_kind;
 use self::limits::Limits;
 use self::resolver::ResolverFile;
@@ -83,6 +85,7 @@ pub struct Executor {
     observations: Semaphore,
     resolver: ResolverFile,
     user_namespaces: Arc<UserNamespaces>,
+    files: FileWork,
 }
 
 /// The pod that an action is for.
@@ -132,7 +135,7 @@ impl Executor {
         let user_namespaces = Arc::new(UserNamespaces::new(pods, parts.ids_per_pod));
         let resolver = ResolverFile::new(parts.resolv_conf.clone());
         let observations = Semaphore::new(PARALLEL_OBSERVATIONS);
-        Executor { parts, limits, observations, resolver, user_namespaces }
+        Executor { parts, limits, observations, resolver, user_namespaces, files: FileWork::default() }
     }
 
     /// Whether starts and stops wait for each other.
@@ -162,10 +165,10 @@ impl Executor {
             Action::StopSandbox { id } => self.stop_sandbox(context, id).await.into(),
             Action::RemoveSandbox { id } => self.remove_sandbox(id).await.into(),
             Action::PullImage { container, kind, .. } => self.pull_image(context, container, *kind).await,
+            Action::PullVolumeImage { volume } => self.pull_volume_image(context, volume).await,
             Action::StartContainer(start) => self.start_container(context, start).await,
             Action::RunHook(hook) => self.run_hook(context, hook).await.into(),
             Action::KillContainer(kill) => self.kill_container(context, kill).await.into(),
-            Action::PullVolumeImage { volume } => self.pull_volume_image(context, volume).await,
             Action::RemoveContainer { id, container, log_path } => {
                 self.collect_container(context, id, container, log_path).await.into()
             }
@@ -301,8 +304,6 @@ impl Executor {
                 self.container_event(&context.pod, kind, &container.name, EventType::Warning, "Failed", message);
             }
         }
-    }
-}
         ensured_image(ensured)
     }
 }
@@ -314,3 +315,5 @@ fn ensured_image(ensured: Result<EnsuredImage, ImageError>) -> Executed {
             Outcome { image: Some(ready), ..Outcome::from(Ok(())) }.into()
         }
         Err(error) => Err(Failure::from(error)).into(),
+    }
+}

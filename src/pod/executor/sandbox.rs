@@ -59,9 +59,7 @@ impl Executor {
         let handler = self.runtime_handler(context).await?;
         let config = self.sandbox_config(context, attempt, &handler, true).await?;
         let log_directory = config.log_directory.clone();
-        tokio::task::spawn_blocking(move || make_directory(Path::new(&log_directory), 0o755))
-            .await
-            .map_err(|error| error.to_string())??;
+        self.files.run(&context.key.uid, move || make_directory(Path::new(&log_directory), 0o755)).await?;
         let run = async {
             if context.ending.is_cancelled() {
                 return Err("the pod is ending".to_owned());
@@ -119,11 +117,8 @@ impl Executor {
             return Ok(None);
         }
         let (namespaces, uid) = (self.user_namespaces.clone(), context.key.uid.clone());
-        let ensured = tokio::task::spawn_blocking(move || namespaces.ensure(&uid)).await;
-        match ensured.map_err(|error| error.to_string())? {
-            Ok(mapping) => Ok(Some(mapping)),
-            Err(error) => Err(chain(&error)),
-        }
+        let ensure = move || namespaces.ensure(&uid).map_err(|error| chain(&error));
+        self.files.run(&context.key.uid, ensure).await.map(Some)
     }
 
     /// The runtime handler of the pod's RuntimeClass; empty for the default one.

@@ -13,6 +13,7 @@ impl Executor {
     pub(super) async fn clean_up(&self, context: &PodContext) -> Result<(), Failure> {
         let uid = &context.key.uid;
         self.parts.images.forget_pod(uid);
+        self.files.settled(uid).await;
         let (unmounted, removed) =
             tokio::join!(self.parts.volumes.unmount(uid), self.parts.cgroups.remove_pod(uid, None));
         unmounted.map_err(|error| Failure::new("FailedUnmount", chain(&error)))?;

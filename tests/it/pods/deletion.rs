@@ -1,5 +1,6 @@
 //! Deletion at every stage of a pod's life.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -211,4 +212,50 @@ async fn a_shorter_grace_period_overtakes_a_longer_one() {
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert_eq!(world.told("a", "Killing").len(), 1, "told once");
     assert_eq!(world.api.statuses("a").pop().unwrap().phase.as_deref(), Some("Failed"));
+}
+
+/// A file that nobody can write to until somebody reads it, as on a disk that hangs.
+struct SlowFile(PathBuf);
+
+impl SlowFile {
+    fn new(path: PathBuf) -> Self {
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        SlowFile(path)
+    }
+
+    fn read(&self) -> std::fs::File {
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(&self.0).unwrap()
+    }
+}
+
+/// A test that fails must not hang.
+impl Drop for SlowFile {
+    fn drop(&mut self) {
+        let _ = self.read();
+    }
+}
+
+#[tokio::test]
+async fn files_that_are_still_being_made_are_waited_for_and_do_not_come_back() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let slow = SlowFile::new(world.dir().join("slow"));
+    let own = world.root().join("pods").join(uid("a"));
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::hard_link(&slow.0, own.join("etc-hosts")).unwrap();
+    world.api.create(pod("a"));
+    world.until_called("a", "RunPodSandbox", 1).await;
+    sleep(WHILE).await;
+    assert_eq!(world.count("a", "CreateContainer"), 0, "it waits for its file");
+    world.api.delete("a", 30);
+    world.until_called("a", "StopPodSandbox", 1).await;
+    sleep(WHILE).await;
+    assert!(own.exists() && world.api.pod("a").is_some(), "who writes there is waited for");
+    let mut reader = slow.read();
+    world.until_gone(&["a"]).await;
+    let mut written = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut written).unwrap();
+    assert!(written.contains("localhost"), "it went on: {written}");
+    world.assert_sound();
 }

@@ -164,6 +164,11 @@ impl World {
         }
     }
 
+    /// The folder of all that the node keeps.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The root directory.
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
