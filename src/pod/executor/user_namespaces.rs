@@ -47,7 +47,7 @@ pub(super) enum UserNamespaceError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Mapping {
     host_id: u32,
@@ -81,16 +81,21 @@ impl UserNamespaces {
     }
 
     /// The pod's ids, which are given to it now if it has none. Reads and writes files.
+    ///
+    /// While the file of some pod cannot be read, new ids are given to none, since they might be that pod's; those that were
+    /// given before stay good. (The peer does not start at all then.)
     pub fn ensure(&self, pod: &PodUid) -> Result<UserMapping, UserNamespaceError> {
         let mut given = self.given();
+        if let Some(mapping) = self.read(pod)? {
+            if let Some(given) = given.as_mut() {
+                given.insert(pod.clone(), mapping);
+            }
+            return Ok(mapping);
+        }
         let given = match given.as_mut() {
             Some(given) => given,
             None => given.insert(self.read_all()?),
         };
-        if let Some(mapping) = self.read(pod)? {
-            given.insert(pod.clone(), mapping);
-            return Ok(mapping);
-        }
         let length = u64::from(self.length);
         // An agent with other settings may have given ranges of another length.
         let overlaps = |first: u64, mapping: &UserMapping| {
@@ -141,7 +146,15 @@ impl UserNamespaces {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(UserNamespaceError::File { path, source }),
         };
+        if text.is_empty() {
+            // The peer takes it for none as well.
+            return Ok(None);
+        }
         let stored: Result<Stored, _> = serde_json::from_slice(&text);
+        if stored.as_ref().is_ok_and(|s| s.uid_mappings != s.gid_mappings) {
+            let cause = "its users and its groups are mapped differently".to_owned();
+            return Err(UserNamespaceError::Malformed { path, cause });
+        }
         let cause = match stored.as_ref().map(|s| s.uid_mappings.as_slice()) {
             Ok([mapping]) if mapping.container_id == 0 && mapping.length > 0 && u64::from(mapping.host_id) >= FIRST => {
                 return Ok(Some(UserMapping { host_id: mapping.host_id, length: mapping.length }));
@@ -198,13 +211,36 @@ mod tests {
         assert_eq!(second.ensure(&uid("d")).unwrap().host_id, 65_536);
     }
 
+    fn stored(root: &Path, pod: &str, text: &str) {
+        std::fs::create_dir_all(root.join(pod)).unwrap();
+        std::fs::write(root.join(pod).join("userns"), text).unwrap();
+    }
+
     #[test]
     fn what_cannot_be_read_is_not_given_away_twice() {
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("a")).unwrap();
-        std::fs::write(root.path().join("a/userns"), "{}").unwrap();
-        let error = UserNamespaces::new(root.path().to_owned(), 65_536).ensure(&uid("b")).unwrap_err();
+        UserNamespaces::new(root.path().to_owned(), 65_536).ensure(&uid("old")).unwrap();
+        stored(root.path(), "a", "{}");
+        let namespaces = UserNamespaces::new(root.path().to_owned(), 65_536);
+        let error = namespaces.ensure(&uid("b")).unwrap_err();
         assert!(error.to_string().contains("a/userns does not tell"), "{error}");
+        assert!(namespaces.ensure(&uid("a")).is_err());
+        assert_eq!(namespaces.ensure(&uid("old")).unwrap().host_id, 65_536, "what was given stays good");
+        // With the pod goes its file, and with that the doubt.
+        std::fs::remove_dir_all(root.path().join("a")).unwrap();
+        assert_eq!(namespaces.ensure(&uid("b")).unwrap().host_id, 131_072);
+    }
+
+    #[test]
+    fn an_empty_file_gives_nothing_and_mappings_that_differ_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        stored(root.path(), "empty", "");
+        let differing = r#"{"uidMappings":[{"hostId":131072,"containerId":0,"length":65536}],"gidMappings":[]}"#;
+        let namespaces = UserNamespaces::new(root.path().to_owned(), 65_536);
+        assert_eq!(namespaces.ensure(&uid("empty")).unwrap().host_id, 65_536);
+        stored(root.path(), "differing", differing);
+        let error = namespaces.ensure(&uid("differing")).unwrap_err();
+        assert!(error.to_string().contains("mapped differently"), "{error}");
     }
 
     #[test]
