@@ -234,6 +234,38 @@ mod tests {
     }
 
     #[test]
+    fn the_stages_of_a_start_are_observed() {
+        let phases = PodPhases {
+            scheduled: Some(at(-2)),
+            seen: Some(at(0)),
+            volumes: Some(at(1)),
+            images: Some(at(5)),
+            sandbox: Some(at(3)),
+            started: Some(at(6)),
+            ready: Some(at(16)),
+        };
+        let told = |stage: &str| {
+            let mut text = crate::metrics::Exposition::default();
+            metrics::write_all(&mut text);
+            let text = text.finish();
+            ["sum", "count"].map(|what| {
+                let name = format!("ferrolet_pod_start_stage_seconds_{what}{{stage=\"{stage}\"}} ");
+                let value = text.lines().find_map(|line| line.strip_prefix(&name));
+                value.map_or(0.0, |value| value.parse::<f64>().unwrap())
+            })
+        };
+        let stages = ["scheduled", "volumes", "images", "sandbox", "started", "ready"];
+        let before = stages.map(told);
+        Measures::ready(&phases);
+        let observed: Vec<_> = stages
+            .iter()
+            .zip(before)
+            .map(|(stage, [sum, count])| (told(stage)[0] - sum, told(stage)[1] - count))
+            .collect();
+        assert_eq!(observed, [2.0, 1.0, 5.0, 3.0, 6.0, 16.0].map(|seconds| (seconds, 1.0)));
+    }
+
+    #[test]
     fn work_is_named_by_what_it_is_for() {
         let pod = Pod::default();
         let mut measures = Measures::new(&pod, at(0));

@@ -99,6 +99,11 @@ async fn a_busy_pod_is_seen_as_busy_and_as_the_kubelet_sees_it() {
         assert!(metrics.lines().any(|known| known == line), "{line} in {metrics}");
     }
     assert!(metrics.contains("kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"} 1\n"), "{metrics}");
+    // One pod was started, which reached each stage once.
+    for stage in ["scheduled", "volumes", "images", "sandbox", "started", "ready"] {
+        let line = format!("ferrolet_pod_start_stage_seconds_count{{stage=\"{stage}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
 
     agent.kill().await;
     let _peer = Agent::start(Kind::Peer).await;

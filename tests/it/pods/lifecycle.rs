@@ -1,14 +1,17 @@
 //! What pods go through when nothing goes wrong around them.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferrolet::model::SignedDuration;
 use ferrolet::model::pod::PodUid;
 use ferrolet::pod::plan::BackoffPolicy;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::world::{World, container, container_status, is_ready, last_end, pod, pod_with, restarts, uid, waiting};
-use crate::fake_runtime::Behaviour;
+use crate::fake_runtime::{Behaviour, PullScript};
 
 fn exits(code: i32) -> Behaviour {
     Behaviour::Exit { after: Duration::from_millis(10), code }
@@ -32,6 +35,93 @@ async fn a_pod_becomes_ready_with_each_call_made_once() {
     assert_eq!((app.restart_count, app.ready, app.started), (0, true, Some(true)));
     let phases: Vec<_> = world.api.statuses("a").into_iter().filter_map(|status| status.phase).collect();
     assert!(phases.iter().is_sorted(), "from Pending to Running: {phases:?}");
+}
+
+/// The log lines of everything on this thread while this lives.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+    /// With one subscriber alone, whether anybody wants a line is asked of the thread that is the first to write it, which may
+    /// be another test's, and remembered.
+    _second: tracing::Dispatch,
+}
+
+impl Log {
+    fn capture() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let to = text.clone();
+        let writer = move || Lines(to.clone());
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).finish();
+        Log { text, _guard: tracing::subscriber::set_default(subscriber), _second }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The times of the stages as one line tells them: `volumes +0.001s, ...`.
+fn stages(line: &str) -> BTreeMap<&str, f64> {
+    let (_, told) = line.split_once("phases=").unwrap();
+    let stage = |part: &'_ str| -> Option<(usize, f64)> {
+        let (name, time) = part.trim().split_once(' ')?;
+        Some((name.len(), time.strip_suffix('s')?.parse().ok()?))
+    };
+    let parts = told.split(',').map(str::trim);
+    parts.filter_map(|part| stage(part).map(|(length, time)| (&part[..length], time))).collect()
+}
+
+#[tokio::test]
+async fn a_start_tells_in_one_line_when_it_reached_each_stage() {
+    let log = Log::capture();
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    let [sandbox, pull, start] = [300, 800, 200].map(Duration::from_millis);
+    world.runtime.delay("RunPodSandbox", sandbox);
+    world.runtime.delay("StartContainer", start);
+    world.runtime.on_pull("big:1", PullScript { takes: pull, ..PullScript::default() });
+    let mut app = container("app");
+    app["image"] = "big:1".into();
+    let mut made = pod_with("a", json!({"containers": [app]}));
+    let bound = ferrolet::model::clock::now() - SignedDuration::from_secs(5);
+    let bound = ferrolet::model::clock::api_time(bound).0.to_string();
+    made["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": bound}]);
+    let began = Instant::now();
+    world.api.create(made);
+    world.until_ready("a").await;
+    let took = began.elapsed().as_secs_f64();
+    // A second start of the container is not the pod's.
+    let running = world.runtime.running_container(&uid("a"), "app").unwrap();
+    world.runtime.kill_container(&running.id, 1);
+    world.until_called("a", "StartContainer", 2).await;
+    world.until_status("Ready again", "a", |status| is_ready(status) && restarts(status, "app") == 1).await;
+    let text = log.text();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("phases=")).collect();
+    let [line] = lines[..] else { panic!("not one line: {lines:#?}") };
+    assert!(line.contains("uid-a"), "{line}");
+    let told = stages(line);
+    assert!((-6.5..=-5.0).contains(&told["scheduled"]), "{line}");
+    let after = |stage: &str, least: f64| assert!(told[stage] >= least && told[stage] <= took, "{stage}: {line}");
+    after("volumes", 0.0);
+    after("sandbox", 0.3);
+    after("images", 0.8);
+    after("started", told["images"] + 0.2);
+    after("ready", told["started"]);
+    assert!(told["sandbox"] < told["started"] && told["volumes"] < told["started"], "{line}");
+    assert_eq!(told.len(), 6, "{line}");
 }
 
 #[tokio::test]
