@@ -10,7 +10,7 @@ use crate::model::{SignedDuration, Timestamp};
 /// The times of one pod's start. A stage that is reached again, as by a second container, keeps the last time before Ready.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodPhases {
-    /// Bound to the node: the API's time, in whole seconds.
+    /// Bound to the node, by the scheduler or, without one, as it was created: the API's time, in whole seconds.
     pub scheduled: Option<Timestamp>,
     /// Seen by the agent.
     pub seen: Option<Timestamp>,
@@ -31,8 +31,9 @@ impl PodPhases {
     pub(super) fn new(pod: &Pod, now: Timestamp) -> Self {
         let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
         let scheduled = conditions.find(|c| c.type_ == "PodScheduled" && c.status == "True");
+        let scheduled = scheduled.and_then(|c| c.last_transition_time.as_ref());
         PodPhases {
-            scheduled: scheduled.and_then(|c| c.last_transition_time.as_ref()).map(|time| time.0),
+            scheduled: scheduled.or(pod.metadata.creation_timestamp.as_ref()).map(|time| time.0),
             seen: Some(now),
             ..PodPhases::default()
         }
@@ -109,7 +110,9 @@ mod tests {
     fn the_stages_of_a_start_are_told_once() {
         let scheduled = crate::model::clock::api_time(at(-1000)).0.to_string();
         let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": scheduled});
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "status": {"conditions": [condition]}})).unwrap();
+        let metadata = json!({"creationTimestamp": at(-3000)});
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": metadata, "status": {"conditions": [condition]}})).unwrap();
         let mut phases = PodPhases::new(&pod, at(0));
         phases.note(&Action::CreateSandbox { attempt: 0 }, at(123));
         phases.note(&Action::MountVolumes, at(20));
@@ -122,6 +125,14 @@ mod tests {
             phases.to_string(),
             "scheduled -1.000s, volumes +0.020s, sandbox +0.123s, started +0.200s, ready +0.250s"
         );
+    }
+
+    #[test]
+    fn without_a_scheduler_a_pod_was_bound_as_it_was_created() {
+        let metadata = json!({"creationTimestamp": at(-3000)});
+        let pod: Pod = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+        assert_eq!(PodPhases::new(&pod, at(0)).to_string(), "scheduled -3.000s");
+        assert_eq!(PodPhases::new(&Pod::default(), at(0)).to_string(), "", "a static pod");
     }
 
     #[test]
