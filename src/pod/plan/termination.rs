@@ -149,3 +149,28 @@ pub(super) fn sidecar_position(pod: &Pod, name: &str) -> Option<usize> {
         .find(|(_, (kind, c))| *kind == ContainerKind::Init && pod::is_sidecar(c) && c.name == name)
         .map(|(position, _)| position)
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::super::tests::at;
+    use super::*;
+
+    #[rstest]
+    // At 10 s of 30: what is left is replaced by a shorter period, which counts from then.
+    #[case(5, 15)]
+    #[case(0, 11)]
+    // A longer one, or one that would end later, changes nothing.
+    #[case(60, 30)]
+    #[case(25, 30)]
+    #[case(30, 30)]
+    fn a_grace_period_only_shrinks(#[case] asked: i64, #[case] ends: i64) {
+        let mut termination = Termination::new(SignedDuration::from_secs(30), at(0));
+        termination.shrink(SignedDuration::from_secs(asked), at(10));
+        assert_eq!(termination.remaining(at(0)), SignedDuration::from_secs(ends));
+        // The deletion that asked for it is seen again with each change of the object.
+        termination.shrink(SignedDuration::from_secs(asked), at(10));
+        assert_eq!(termination.remaining(at(0)), SignedDuration::from_secs(ends));
+    }
+}

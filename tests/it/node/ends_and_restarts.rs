@@ -119,3 +119,76 @@ async fn who_looks_into_a_pod_sees_the_processes_of_its_target() {
     assert_eq!(container(&after, "c").container_id, before.container_id);
     namespace.clean_up(&[uid(&pod)]).await;
 }
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_container_that_takes_more_memory_than_it_may_is_killed_and_restarted_by_its_policy() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("oom").await;
+    let limits = json!({"limits": {"memory": "32Mi"}});
+    let hungry = |policy: &str| {
+        let command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"];
+        let container = json!({"name": "c", "image": BUSYBOX, "command": command, "resources": limits});
+        json!({"restartPolicy": policy, "containers": [container]})
+    };
+    let never = namespace.pod("never", hungry("Never")).await;
+    let failing = namespace.pod("failing", hungry("OnFailure")).await;
+    let oom = (137, Some("OOMKilled".to_owned()));
+    let status = namespace.wait_phase("never", "Failed").await;
+    let ended = container(&status, "c").state.unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason), oom);
+    assert_eq!(container(&status, "c").restart_count, 0);
+    let restarted = |pod: &Pod| find_container(pod, "c").is_some_and(|c| c.restart_count > 0 && c.last_state.is_some());
+    let status = namespace.wait_pod("failing", "a restart", 60, restarted).await;
+    let last = container(&status, "c").last_state.unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.reason), oom);
+    // An init container has failed by that even where its shell goes on and ends well.
+    let init = json!({
+        "name": "i", "image": BUSYBOX, "resources": limits,
+        "command": ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 0"],
+    });
+    let spec =
+        json!({"restartPolicy": "Never", "initContainers": [init], "containers": [{"name": "c", "image": PAUSE}]});
+    let with_init = namespace.pod("init", spec).await;
+    let status = namespace.wait_phase("init", "Failed").await;
+    let ended = container(&status, "i").state.unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_deref()), (0, Some("OOMKilled")));
+    namespace.clean_up(&[uid(&never), uid(&failing), uid(&with_init)]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn without_their_gates_containers_have_no_restart_rules_of_their_own() {
+    let gates = "--feature-gates=ContainerRestartRules=false,RestartAllContainersOnContainerExits=false";
+    let agent = Agent::start_with(Kind::Ferrolet, &[gates]).await;
+    let namespace = TestNamespace::create("no-rules").await;
+    let ruled = |action: &str| {
+        let rule = json!({"action": action, "exitCodes": {"operator": "In", "values": [42]}});
+        json!({
+            "name": "c", "image": BUSYBOX, "command": ["sh", "-c", "exit 42"],
+            "restartPolicy": "Never", "restartPolicyRules": [rule],
+        })
+    };
+    let own = json!({"name": "c", "image": BUSYBOX, "command": ["sh", "-c", "exit 42"], "restartPolicy": "Always"});
+    let mut uids = Vec::new();
+    for (name, container) in [("one", ruled("Restart")), ("all", ruled("RestartAllContainers")), ("own", own)] {
+        let pod = namespace.pod(name, json!({"restartPolicy": "Never", "containers": [container]})).await;
+        uids.push(uid(&pod));
+    }
+    // A node that does not declare the feature does not take who asks for it.
+    let refused = namespace.wait_phase("all", "Failed").await.status.unwrap();
+    assert_eq!(refused.reason.as_deref(), Some("PodFeatureUnsupported"));
+    for name in ["one", "own"] {
+        let pod = namespace.wait_phase(name, "Failed").await;
+        let status = container(&pod, "c");
+        assert_eq!((status.restart_count, status.state.unwrap().terminated.unwrap().exit_code), (0, 42), "{name}");
+    }
+    // With them the same pod is restarted.
+    agent.kill().await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let pod = namespace.pod("with", json!({"restartPolicy": "Never", "containers": [ruled("Restart")]})).await;
+    uids.push(uid(&pod));
+    let restarted = |pod: &Pod| find_container(pod, "c").is_some_and(|c| c.restart_count > 0);
+    namespace.wait_pod("with", "a restart", 60, restarted).await;
+    namespace.clean_up(&uids).await;
+}

@@ -1,7 +1,11 @@
 //! Probes, lifecycle hooks and sidecars on real containers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use k8s_openapi::api::core::v1::{ContainerStateRunning, Pod};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::harness::*;
 
@@ -129,5 +133,74 @@ async fn a_pod_has_users_of_its_own_and_files_from_volumes() {
     let words: Vec<&str> = message.split_whitespace().collect();
     assert_eq!((words[0], words[2], words[3]), ("0", "65536", "1"), "{message}");
     assert!(words[1].parse::<u32>().unwrap() >= 65_536, "{message}");
+    namespace.clean_up(&[uid(&pod)]).await;
+}
+
+/// A server that speaks HTTP/2 over TLS and nothing else. It counts the requests.
+struct Http2Server {
+    port: u16,
+    asked: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Http2Server {
+    async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(["probed".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        // Who offers another protocol alone is refused.
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (asked, refused) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (asked_here, refused_here) = (asked.clone(), refused.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let stream = match acceptor.accept(stream).await {
+                    Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => stream,
+                    _ => {
+                        refused_here.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                };
+                let answer = hyper::service::service_fn(|_: http::Request<hyper::body::Incoming>| {
+                    asked_here.fetch_add(1, Ordering::Relaxed);
+                    let body = http_body_util::Full::new(bytes::Bytes::from("well"));
+                    std::future::ready(http::Response::builder().status(200).body(body))
+                });
+                let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                let _ = server.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
+            }
+        });
+        Http2Server { port, asked, refused, _tasks: tasks }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_server_that_speaks_http2_alone_is_probed() {
+    let server = Http2Server::start().await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("http2").await;
+    let get = json!({"scheme": "HTTPS", "host": "127.0.0.1", "port": server.port, "path": "/healthz"});
+    let probe = json!({"httpGet": get, "periodSeconds": 1, "failureThreshold": 1});
+    let c = json!({
+        "name": "c", "image": PAUSE,
+        "startupProbe": probe, "readinessProbe": probe, "livenessProbe": probe,
+    });
+    let pod = namespace.pod("p", json!({"containers": [c]})).await;
+    namespace.wait_ready("p").await;
+    let before = server.asked.load(Ordering::Relaxed);
+    wait("more probes", 30, async || (server.asked.load(Ordering::Relaxed) >= before + 6).then_some(())).await;
+    let status = namespace.get("p").await.unwrap();
+    assert_eq!((container(&status, "c").restart_count, container(&status, "c").ready), (0, true));
+    assert_eq!(server.refused.load(Ordering::Relaxed), 0);
     namespace.clean_up(&[uid(&pod)]).await;
 }
