@@ -164,23 +164,34 @@ async fn what_a_secret_pulled_is_closed_to_pods_without_for_either_agent() {
 #[ignore = "needs a node: hack/test"]
 async fn an_image_is_mounted_as_a_volume_and_one_that_cannot_be_had_says_why() {
     let _agent = Agent::start(Kind::Ferrolet).await;
+    let registry = Registry::start("joe", "secret").await;
     let namespace = TestNamespace::create("image-volume").await;
+    let auths = json!({"auths": {registry.host(): {"username": "joe", "password": "secret"}}}).to_string();
+    let secret = json!({"metadata": {"name": "joe"}, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": auths}});
+    namespace.create_object::<Secret>(secret).await;
     let volume = |name: &str, reference: &str| json!({"name": name, "image": {"reference": reference, "pullPolicy": "IfNotPresent"}});
-    let container_of = |name: &str, volume: &str, script: &str| {
-        let mount = json!({"name": volume, "mountPath": "/image"});
-        json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": [mount]})
+    let container_of = |name: &str, volumes: &[&str], script: &str| {
+        let mounts: Vec<_> = volumes.iter().map(|v| json!({"name": v, "mountPath": format!("/{v}")})).collect();
+        json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": mounts})
     };
-    let script = "ls /image/pause > /dev/termination-log; touch /image/new || echo read-only >> /dev/termination-log";
+    let script = "{ ls /there/pause; ls -d /pulled; touch /there/new || echo read-only; } > /dev/termination-log";
     let spec = json!({
         "restartPolicy": "Never",
-        "volumes": [volume("there", PAUSE), volume("nowhere", "127.0.0.1:1/nothing:1")],
-        "containers": [container_of("c", "there", script), container_of("d", "nowhere", "true")],
+        "imagePullSecrets": [{"name": "joe"}],
+        "volumes": [
+            volume("there", PAUSE),
+            volume("pulled", &registry.image()),
+            volume("nowhere", "127.0.0.1:1/nothing:1"),
+        ],
+        "containers": [container_of("c", &["there", "pulled"], script), container_of("d", &["nowhere"], "true")],
     });
     let pod = namespace.pod("p", spec).await;
     let ended = |pod: &_| find_container(pod, "c").is_some_and(|c| c.state.unwrap().terminated.is_some());
     let shown = namespace.wait_pod("p", "an end", 60, ended).await;
     let message = container(&shown, "c").state.unwrap().terminated.unwrap().message;
-    assert_eq!(message.as_deref(), Some("/image/pause\nread-only\n"));
+    assert_eq!(message.as_deref(), Some("/there/pause\n/pulled\nread-only\n"));
+    assert!(registry.pulls() > 0);
     let held = |pod: &_| waiting_reason(pod, "d").as_deref() == Some("ImagePullBackOff");
     let shown = namespace.wait_pod("p", "ImagePullBackOff", 60, held).await;
     let message = container(&shown, "d").state.unwrap().waiting.unwrap().message.unwrap();
