@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::cgroup::CgroupManager;
+use crate::kube::error::chain;
 use crate::kube::events::{EventRecorder, node_reference};
 use crate::model::EventType;
 use crate::model::resources::ResourceTotals;
@@ -53,7 +54,7 @@ impl Allocatable {
                 () = tokio::time::sleep(RETRY) => {}
             }
             in_force = self.enforce().await.unwrap_or_else(|error| {
-                warn!(error = format!("{error:#}"), "the limits of all pods are not in force; trying on");
+                warn!(error = chain(&*error), "the limits of all pods are not in force; trying on");
                 false
             });
         }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::KubeletConfiguration;
+use crate::kube::error::chain;
 use crate::runtime::observer::Observer;
 use crate::server::{HealthCheck, Server};
 
@@ -47,8 +48,7 @@ pub(super) async fn serve(address: SocketAddr, check: HealthCheck, cancel: Cance
                 return server.run(cancel).await;
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::new(error));
-                warn!(error, retry = ?RETRY, "the health check cannot be served; it is tried again");
+                warn!(error = chain(&error), retry = ?RETRY, "the health check cannot be served; it is tried again");
             }
         }
         // Cancel-safe: a wait.

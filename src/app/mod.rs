@@ -34,6 +34,7 @@ use tracing::{error, info, warn};
 
 use crate::cgroup::Hierarchy;
 use crate::config::{self, Invocation, Settings};
+use crate::kube::error::chain;
 use crate::model::release;
 
 use supervisor::Supervisor;
@@ -63,7 +64,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // Before the threads, the clients and the caches are there, so that their memory counts to the agent's own cgroup.
     let hierarchy = match process::settle(&settings.configuration) {
         Ok(hierarchy) => hierarchy,
-        Err(error) => return fail(&format!("{error:#}")),
+        Err(error) => return fail(&chain(&*error)),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -81,7 +82,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&chain(&*error)),
     }
 }
 
@@ -129,7 +130,7 @@ async fn run(settings: Settings, hierarchy: Hierarchy, verbosity: Option<logging
     supervisor.stopping();
     match &result {
         Ok(()) => info!("told to end; the pods go on"),
-        Err(error) => error!("a task that must not end has ended: {error:#}"),
+        Err(error) => error!("a task that must not end has ended: {}", chain(&**error)),
     }
     cancel.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };

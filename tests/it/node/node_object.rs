@@ -137,12 +137,23 @@ async fn labels_are_set_again_and_others_are_kept() {
 #[ignore = "needs a node: hack/test"]
 async fn bad_input_ends_the_start_with_one_line() {
     let binary = std::env::var("FERROLET_BIN").unwrap();
+    let no_file = "No such file or directory (os error 2)";
     for (arguments, expected) in [
-        (&["--no-such-flag"][..], "no-such-flag"),
-        (&["--max-pods=many"], "max-pods"),
-        (&["--config=/not/there.yaml"], "/not/there.yaml"),
-        (&["--kubeconfig=/not/there.conf", "--fail-cgroupv1=false", "--fail-swap-on=false"], "/not/there.conf"),
-        (&["--node-labels=kubernetes.io/not-allowed=1"], "kubernetes.io/not-allowed"),
+        (&["--no-such-flag"][..], "unknown flag: --no-such-flag".to_owned()),
+        (&["--max-pods=many"], "invalid argument \"many\" for flag --max-pods: must be a whole number".to_owned()),
+        (&["--config=/not/there.yaml"], format!("cannot read configuration /not/there.yaml: {no_file}")),
+        (
+            &["--kubeconfig=/not/there.conf", "--fail-cgroupv1=false", "--fail-swap-on=false"],
+            format!("kubeconfig /not/there.conf: {no_file}"),
+        ),
+        (
+            &["--port=-1", "--fail-cgroupv1=false"],
+            "invalid configuration: port (--port) -1 must be between 1 and 65535".to_owned(),
+        ),
+        (
+            &["--cloud-provider=aws", "--fail-cgroupv1=false"],
+            "invalid configuration: --cloud-provider \"aws\" must be empty or \"external\"".to_owned(),
+        ),
     ] {
         let run = tokio::process::Command::new(&binary)
             .args(arguments)
@@ -153,6 +164,6 @@ async fn bad_input_ends_the_start_with_one_line() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let text = String::from_utf8_lossy(&output.stderr);
         let last = text.lines().last().unwrap_or_default();
-        assert!(last.contains(expected), "{arguments:?}: {text}");
+        assert_eq!(last, format!("ferrolet: {expected}"), "{arguments:?}: {text}");
     }
 }
