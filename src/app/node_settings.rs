@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tracing::warn;
 
 use crate::cgroup::values::PodCgroupSettings;
 use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
@@ -174,22 +175,19 @@ pub(super) fn translation(
     facts: &NodeFacts,
     version: Version,
     allocatable: BTreeMap<String, Quantity>,
-) -> anyhow::Result<translate::NodeSettings> {
+) -> translate::NodeSettings {
     let configuration = &settings.configuration;
-    let dns = configuration.cluster_dns.iter();
-    let cluster_dns: Vec<IpAddr> =
-        dns.map(|text| text.parse().with_context(|| format!("clusterDNS: {text:?}"))).collect::<anyhow::Result<_>>()?;
     let machine = &facts.machine;
     let huge_page = |bytes: i64| match bytes {
         bytes if bytes % (1 << 30) == 0 => format!("{}GB", bytes >> 30),
         bytes if bytes % (1 << 20) == 0 => format!("{}MB", bytes >> 20),
         bytes => format!("{}KB", bytes >> 10),
     };
-    Ok(translate::NodeSettings {
+    translate::NodeSettings {
         root_dir: settings.flags.root_dir.display().to_string(),
         pod_logs_dir: configuration.pod_logs_dir.clone(),
         cluster_domain: configuration.cluster_domain.clone(),
-        cluster_dns,
+        cluster_dns: cluster_dns(&configuration.cluster_dns),
         node_ips: settings.flags.node_ip.clone(),
         seccomp_default: configuration.seccomp_default || settings.flags.seccomp_default,
         resources: LinuxResourceSettings {
@@ -211,7 +209,19 @@ pub(super) fn translation(
         container_stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
         env_files: settings.gates.enabled(Gate::EnvFiles),
         default_pod_sysctls: configuration.default_pod_sysctls.clone(),
-    })
+    }
+}
+
+/// The addresses of `clusterDNS`. As with the kubelet one that is no address is told of and left out.
+fn cluster_dns(entries: &[String]) -> Vec<IpAddr> {
+    let address = |entry: &String| match entry.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            warn!(entry, "clusterDNS holds what is no IP address; it is left out");
+            None
+        }
+    };
+    entries.iter().filter_map(address).collect()
 }
 
 fn is_swap_controlled(version: Version) -> bool {
@@ -319,6 +329,12 @@ pub(super) fn change_detection(configuration: &KubeletConfiguration) -> ChangeDe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_address_is_no_dns_server() {
+        let entries = ["10.96.0.10", "kube-dns", "", "fd00::a"].map(str::to_owned);
+        assert_eq!(cluster_dns(&entries), [IpAddr::from([10, 96, 0, 10]), "fd00::a".parse().unwrap()]);
+    }
 
     #[test]
     fn reserved_cpus_are_counted_and_must_be_there() {

@@ -243,7 +243,7 @@ pub(super) async fn start(
         objects: objects.clone(),
         services: api.as_ref().map(|api| api.services.clone()),
         client: api.as_ref().map(|api| api.client.clone()),
-        node: Arc::new(node_settings::translation(settings, &facts, version, allocatable)?),
+        node: Arc::new(node_settings::translation(settings, &facts, version, allocatable)),
         facts: node_facts.clone(),
         ids_per_pod: node_settings::ids_per_pod(configuration),
         network_problem,
