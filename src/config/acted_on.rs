@@ -110,7 +110,6 @@ pub const ACTED_ON: &[&str] = &[
     "staticPodURL",
     "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
-    "syncFrequency",
     "systemCgroups",
     "systemReserved",
     "systemReservedCgroup",
