@@ -12,6 +12,7 @@ mod allocatable;
 mod certificates;
 mod health;
 mod introspection;
+mod kernel_settings;
 mod logging;
 mod node_settings;
 mod process;

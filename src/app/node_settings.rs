@@ -9,6 +9,7 @@ use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tracing::warn;
 
+use super::kernel_settings::Otherwise;
 use crate::cgroup::values::PodCgroupSettings;
 use crate::cgroup::{CgroupSettings, Driver, Enforcement, Version};
 use crate::config::{FeatureGates, Gate, KubeletConfiguration, Settings};
@@ -209,6 +210,16 @@ pub(super) fn translation(
         container_stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
         env_files: settings.gates.enabled(Gate::EnvFiles),
         default_pod_sysctls: configuration.default_pod_sysctls.clone(),
+    }
+}
+
+/// What to do about settings of the kernel that are not a node's.
+pub(super) fn kernel_settings(settings: &Settings, facts: &NodeFacts) -> Otherwise {
+    let is_tolerant = facts.machine.in_user_namespace && settings.gates.enabled(Gate::KubeletInUserNamespace);
+    match (settings.configuration.protect_kernel_defaults, is_tolerant) {
+        (true, _) => Otherwise::Refuse,
+        (false, true) => Otherwise::TryToSet,
+        (false, false) => Otherwise::Set,
     }
 }
 

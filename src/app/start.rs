@@ -43,8 +43,8 @@ use super::allocatable::Allocatable;
 use super::logging::Verbosity;
 use super::supervisor::Supervisor;
 use super::{
-    admission, certificates, health, introspection, node_settings, process, static_pods, stats, system_cgroups,
-    warnings,
+    admission, certificates, health, introspection, kernel_settings, node_settings, process, static_pods, stats,
+    system_cgroups, warnings,
 };
 use crate::cgroup::{self, CgroupManager, Driver, Hierarchy};
 use crate::config::{Gate, Settings};
@@ -124,6 +124,7 @@ pub(super) async fn start(
     prepare_root(&settings.flags.root_dir)?;
     let facts = NodeFacts::read(&MachineReader::below("/"), &settings.flags.root_dir).context("reading the machine")?;
     node_settings::check_reservations(&reservations, &facts)?;
+    kernel_settings::settle(Path::new("/proc/sys"), node_settings::kernel_settings(settings, &facts))?;
 
     let runtime = RuntimeClient::new(&ClientSettings {
         runtime_endpoint: configuration.container_runtime_endpoint.clone(),

@@ -92,6 +92,7 @@ pub const ACTED_ON: &[&str] = &[
     "podsPerCore",
     "port",
     "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults",
     "providerID",
     "readOnlyPort",
     "registerNode",

@@ -296,12 +296,12 @@ fn settings_that_nothing_acts_on_are_named_once() {
         "--runtime-cgroups=",
         "--housekeeping-interval=10s",
         "--kubeconfig=/k",
-        "--protect-kernel-defaults",
+        "--make-iptables-util-chains=false",
     ]);
     settings.not_acted_on.sort();
     assert_eq!(
         settings.not_acted_on,
-        ["--lock-file", "featureGates.EventedPLEG", "protectKernelDefaults", "shutdownGracePeriod",]
+        ["--lock-file", "featureGates.EventedPLEG", "makeIPTablesUtilChains", "shutdownGracePeriod",]
     );
 }
 

@@ -118,6 +118,20 @@ async fn the_node_is_told_of_what_it_lacks() {
 
 #[tokio::test]
 #[ignore = "needs a node: hack/test"]
+async fn the_kernel_is_set_as_a_node_needs_it() {
+    assert_eq!(std::env::var("FERROLET_ISOLATED").as_deref(), Ok("1"), "a file must stand for the setting");
+    let setting = "/proc/sys/vm/overcommit_memory";
+    let value = || std::fs::read_to_string(setting).unwrap().trim().to_owned();
+    std::fs::write(setting, "0").unwrap();
+    Agent::start(Kind::Ferrolet).await.kill().await;
+    assert_eq!(value(), "1");
+    std::fs::write(setting, "0").unwrap();
+    let refused = Agent::launch(Kind::Ferrolet, &["--protect-kernel-defaults"]).await;
+    assert_eq!((refused.end().await, value().as_str()), (Some(1), "0"));
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
 async fn labels_are_set_again_and_others_are_kept() {
     let agent = Agent::start(Kind::Ferrolet).await;
     let nodes: Api<Node> = Api::all(client().await);
