@@ -147,6 +147,10 @@ impl Server {
         }
         let address = address(&configuration.address, configuration.read_only_port)?;
         warn!(%address, "the read-only port is on: everyone who reaches it reads the specs of this node's pods");
+        Server::read_only_at(address, inputs).await.map(Some)
+    }
+
+    pub(super) async fn read_only_at(address: SocketAddr, inputs: ServerInputs<'_>) -> Result<Self, ServerError> {
         // The peer's read-only port is made without a configuration, which counts as no debugging.
         let endpoints = Endpoints {
             health: inputs.health,
@@ -162,7 +166,7 @@ impl Server {
             started_at: clock::now(),
         };
         let router = router(Port::ReadOnly, &Access::Open, &Arc::new(endpoints));
-        Server::bind(address, None, router, Limits::default()).await.map(Some)
+        Server::bind(address, None, router, Limits::default()).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -88,8 +88,36 @@ pub(super) struct Fixture {
     reviews: Arc<AtomicUsize>,
 }
 
+/// A server of one pod and nothing else.
+fn inputs<'a>(
+    configuration: &'a KubeletConfiguration,
+    certificate_folder: &'a std::path::Path,
+    client: Option<&'a ::kube::Client>,
+) -> ServerInputs<'a> {
+    ServerInputs {
+        configuration,
+        certificate_folder,
+        signed_certificate: None,
+        node_name: NODE,
+        client,
+        health: Arc::new(|| Ok(())),
+        pods: Some(Arc::new(OnePod)),
+        stats: None,
+        introspection: Introspection::default(),
+        containers: None,
+    }
+}
+
 impl Fixture {
     pub(super) async fn start(
+        change: impl FnOnce(&mut KubeletConfiguration, &std::path::Path),
+        limits: Limits,
+    ) -> Self {
+        Fixture::showing(Introspection::default(), change, limits).await
+    }
+
+    async fn showing(
+        introspection: Introspection,
         change: impl FnOnce(&mut KubeletConfiguration, &std::path::Path),
         limits: Limits,
     ) -> Self {
@@ -99,18 +127,7 @@ impl Fixture {
         change(&mut configuration, folder.path());
         let api = FakeApi::new();
         let client = api.client();
-        let inputs = ServerInputs {
-            configuration: &configuration,
-            certificate_folder: folder.path(),
-            signed_certificate: None,
-            node_name: NODE,
-            client: Some(&client),
-            health: Arc::new(|| Ok(())),
-            pods: Some(Arc::new(OnePod)),
-            stats: None,
-            introspection: Introspection::default(),
-            containers: None,
-        };
+        let inputs = ServerInputs { introspection, ..inputs(&configuration, folder.path(), Some(&client)) };
         let server = Server::https_within(inputs, limits).await.unwrap();
         let (address, cancel, reviews) = (server.address(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let mut tasks = JoinSet::new();
@@ -444,6 +461,104 @@ async fn without_debugging_handlers_they_are_said_to_be_disabled() {
 }
 
 #[tokio::test]
+async fn the_read_only_port_shows_pods_and_figures_and_does_nothing() {
+    let (configuration, folder) = (KubeletConfiguration::default(), tempfile::tempdir().unwrap());
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::read_only_at(anywhere, inputs(&configuration, folder.path(), None)).await.unwrap();
+    let (address, cancel, mut tasks) = (server.address(), CancellationToken::new(), JoinSet::new());
+    tasks.spawn(server.run(cancel.clone()));
+    let ask = async |method: &str, path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_all(&mut stream).await
+    };
+    for path in ["/pods", "/healthz", "/healthz/syncloop", "/metrics", "/metrics/probes", "/metrics/slis"] {
+        let answer = ask("GET", path).await;
+        assert_eq!(status(&answer), 200, "{path}: {answer}");
+    }
+    for method in ["GET", "POST", "PUT"] {
+        for path in [
+            "/exec/a/b/c",
+            "/attach/a/b/c",
+            "/portForward/a/b",
+            "/run/a/b/c",
+            "/containerLogs/a/b/c",
+            "/runningpods/",
+            "/logs/",
+            "/debug/pprof/cmdline",
+        ] {
+            let answer = ask(method, path).await;
+            assert_eq!((status(&answer), body(&answer)), (405, "Debug endpoints are disabled.\n"), "{method} {path}");
+        }
+        for path in ["/configz", "/flagz", "/statusz", "/debug/flags/v", "/checkpoint/a/b/c", "/allocatedPods"] {
+            let answer = ask(method, path).await;
+            assert_eq!((status(&answer), body(&answer)), (404, "404 page not found\n"), "{method} {path}");
+        }
+    }
+    cancel.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_the_agent_shows_of_itself_and_lets_be_changed() {
+    let (level, asked) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let introspection = {
+        let (level, asked) = (level.clone(), asked.clone());
+        Introspection {
+            flags: Arc::new([("node-ip", "192.0.2.1".to_owned())].into()),
+            set_verbosity: Some(Arc::new(move |to| level.store(to, Ordering::SeqCst))),
+            probes: Some(Arc::new(move |_| asked.store(true, Ordering::SeqCst))),
+            refresh: None,
+        }
+    };
+    let server = Fixture::showing(introspection.clone(), |_, _| {}, Limits::default()).await;
+    let get = async |path: &str| {
+        let answer = server.get(path, Some("admin")).await;
+        (status(&answer), body(&answer).to_owned())
+    };
+    let (code, flags) = get("/flagz").await;
+    assert!(code == 200 && flags.contains("kubelet flagz") && flags.contains("192.0.2.1"), "{code} {flags}");
+    let (code, page) = get("/statusz").await;
+    assert!(code == 200 && page.contains("kubelet statusz") && page.contains("/configz"), "{code} {page}");
+    let (code, command) = get("/debug/pprof/cmdline").await;
+    assert!(code == 200 && command.split('\0').next() == std::env::args().next().as_deref(), "{code} {command}");
+    assert_eq!(get("/debug/pprof/heap").await.0, 404);
+    assert_eq!(get("/metrics/slis").await.0, 200);
+    assert!(!asked.load(Ordering::SeqCst));
+    assert_eq!(get("/metrics/probes").await.0, 200);
+    assert!(asked.load(Ordering::SeqCst));
+
+    let head = "PUT /debug/flags/v HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\nConnection: close\r\n";
+    let put = async |rest: &str| {
+        let answer = server.send(None, &format!("{head}{rest}")).await;
+        (status(&answer), body(&answer).to_owned())
+    };
+    let done = (200, "successfully set klog.logging.verbosity to 5\n".to_owned());
+    assert_eq!(put("Content-Length: 1\r\n\r\n5").await, done);
+    assert_eq!(level.load(Ordering::SeqCst), 5);
+    assert_eq!(put("Content-Length: 1\r\n\r\nx").await.0, 400);
+    // A body that does not say how long it is, and is longer than any may be.
+    let (size, long) = ((1 << 20) + 1, "4".repeat((1 << 20) + 1));
+    let too_large = (413, "http: request body too large\n".to_owned());
+    assert_eq!(put(&format!("Transfer-Encoding: chunked\r\n\r\n{size:x}\r\n{long}")).await, too_large);
+    assert_eq!(level.load(Ordering::SeqCst), 5);
+    assert_eq!(get("/debug/flags/v").await, (406, "unsupported http method\n".to_owned()));
+    server.stop().await;
+
+    let turned_off = |c: &mut KubeletConfiguration, _: &std::path::Path| {
+        (c.enable_profiling_handler, c.enable_debug_flags_handler) = (false, false);
+    };
+    let server = Fixture::showing(introspection, turned_off, Limits::default()).await;
+    let answer = server.send(None, &format!("{head}Content-Length: 1\r\n\r\n7")).await;
+    assert_eq!((status(&answer), body(&answer)), (405, "flags endpoint is disabled.\n"));
+    assert_eq!(level.load(Ordering::SeqCst), 5);
+    let answer = server.get("/debug/pprof/cmdline", Some("admin")).await;
+    assert_eq!((status(&answer), body(&answer)), (405, "profiling endpoint is disabled.\n"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn answers_about_tokens_are_kept_but_not_refusals() {
     let server = Fixture::usual().await;
     for _ in 0..3 {
@@ -596,16 +711,8 @@ async fn until_the_cluster_has_signed_a_certificate_nobody_is_served() {
         let configuration =
             KubeletConfiguration { address: "127.0.0.1".to_owned(), port: 0, ..KubeletConfiguration::default() };
         let inputs = ServerInputs {
-            configuration: &configuration,
-            certificate_folder: folder.path(),
             signed_certificate: Some(certificate),
-            node_name: NODE,
-            client: Some(&client),
-            health: Arc::new(|| Ok(())),
-            pods: None,
-            containers: None,
-            stats: None,
-            introspection: Introspection::default(),
+            ..inputs(&configuration, folder.path(), Some(&client))
         };
         let server = Server::https(inputs).await.unwrap();
         let (address, cancel) = (server.address(), CancellationToken::new());
@@ -700,18 +807,7 @@ async fn settings_that_cannot_be_served_name_the_field() {
         let mut configuration =
             KubeletConfiguration { address: "127.0.0.1".to_owned(), port: 0, ..KubeletConfiguration::default() };
         change(&mut configuration);
-        let inputs = ServerInputs {
-            configuration: &configuration,
-            certificate_folder: folder.path(),
-            signed_certificate: None,
-            node_name: NODE,
-            client: Some(&client),
-            health: Arc::new(|| Ok(())),
-            pods: None,
-            stats: None,
-            introspection: Introspection::default(),
-            containers: None,
-        };
+        let inputs = inputs(&configuration, folder.path(), Some(&client));
         Server::https(inputs).await.err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert_eq!(start(|_| {}).await, "");
