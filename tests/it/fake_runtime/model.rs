@@ -141,6 +141,7 @@ pub struct SandboxView {
     pub attempt: u32,
     pub ready: bool,
     pub ip: String,
+    pub runtime_handler: String,
     pub config: cri::PodSandboxConfig,
 }
 
@@ -368,6 +369,7 @@ impl Model {
                     attempt: s.metadata().attempt,
                     ready: s.ready,
                     ip: s.ip.clone(),
+                    runtime_handler: s.runtime_handler.clone(),
                     config: s.config.clone(),
                 })
                 .collect(),

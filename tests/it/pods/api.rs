@@ -1,5 +1,5 @@
 //! A small API server in memory: pods with their status subresource, deletion as the API does it, lists and watches with
-//! versions; every other resource is empty. Faults on request, and a log of what was asked.
+//! versions, the RuntimeClass `known`; every other resource is empty. Faults on request, and a log of what was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -261,6 +261,12 @@ impl State {
             }
             ("GET", _) if is_watch => Reply::Silence,
             ("GET", ["api", "v1", "services"]) => self.list("ServiceList", Vec::new()),
+            ("GET", ["apis", "node.k8s.io", "v1", "runtimeclasses", "known"]) => {
+                let (version, kind) = ("node.k8s.io/v1", "RuntimeClass");
+                let class =
+                    json!({"apiVersion": version, "kind": kind, "metadata": {"name": "known"}, "handler": "other"});
+                Reply::Json(200, class)
+            }
             ("PATCH", ["api", "v1", "namespaces", _, "pods", name, "status"]) => {
                 let (code, answer) = self.patch_status(name, body);
                 Reply::Json(code, answer)

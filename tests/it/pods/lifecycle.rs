@@ -224,6 +224,33 @@ async fn a_sandbox_that_dies_is_replaced() {
 }
 
 #[tokio::test]
+async fn in_a_new_sandbox_init_containers_run_again_unless_the_pod_never_restarts() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    world.runtime.on_start("one", exits(0));
+    world.runtime.on_start("two", exits(0));
+    let init = json!([container("one"), container("two")]);
+    for (name, policy) in [("always", "Always"), ("never", "Never")] {
+        world.api.create(pod_with(name, json!({"restartPolicy": policy, "initContainers": init})));
+        world.until_ready(name).await;
+    }
+    for sandbox in world.runtime.snapshot().sandboxes {
+        world.runtime.kill_sandbox(&sandbox.id);
+    }
+    let again = |status: &_| is_ready(status) && restarts(status, "app") == 1;
+    let status = world.until_status("replaced", "always", again).await;
+    assert_eq!((restarts(&status, "one"), restarts(&status, "two")), (1, 1));
+    let of_pod = |name: &str| {
+        let calls = world.runtime.calls_of("CreateContainer").into_iter().filter(|call| call.pod_uid == uid(name));
+        calls.map(|call| call.container).collect::<Vec<_>>()
+    };
+    assert_eq!(of_pod("always"), ["one", "two", "app", "one", "two", "app"]);
+    world.until_status("Failed", "never", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!((of_pod("never").len(), world.count("never", "RunPodSandbox")), (3, 1));
+    world.assert_sound();
+}
+
+#[tokio::test]
 async fn a_burst_of_fifty_pods_comes_and_goes() {
     let world = World::new().await;
     let _agent = world.agent().await;

@@ -27,6 +27,40 @@ async fn a_sandbox_is_tried_again_with_growing_pauses() {
 }
 
 #[tokio::test]
+async fn pods_wait_for_the_network_but_for_those_in_the_nodes() {
+    let world = World::new().await;
+    let agent = world.agent().await;
+    agent.network_problem.send_replace(Some("cni plugin not initialized".to_owned()));
+    world.api.create(pod("a"));
+    // The API server defaults the security context, without which a runtime is told nothing of namespaces.
+    world.api.create(pod_with("host", json!({"hostNetwork": true, "securityContext": {}})));
+    world.until_ready("host").await;
+    world.until("told", &["a"], || !world.told("a", "NetworkNotReady").is_empty()).await;
+    assert_eq!(world.told("a", "NetworkNotReady")[0], "network is not ready: cni plugin not initialized");
+    assert_eq!(world.count("a", "RunPodSandbox"), 0);
+    agent.network_problem.send_replace(None);
+    world.until_ready("a").await;
+    world.assert_sound();
+}
+
+#[tokio::test]
+async fn a_runtime_class_names_the_handler_and_one_that_is_not_there_is_told() {
+    let world = World::new().await;
+    let _agent = world.agent().await;
+    world.api.create(pod_with("a", json!({"runtimeClassName": "known"})));
+    world.api.create(pod_with("b", json!({"runtimeClassName": "absent"})));
+    world.until_ready("a").await;
+    assert_eq!(world.runtime.snapshot().sandboxes[0].runtime_handler, "other");
+    world.until("told", &["b"], || !world.told("b", "FailedCreatePodSandBox").is_empty()).await;
+    let message = "Failed to create pod sandbox: runtimeclass.node.k8s.io \"absent\" not found";
+    assert_eq!(world.told("b", "FailedCreatePodSandBox")[0], message);
+    assert_eq!(world.count("b", "RunPodSandbox"), 0);
+    world.api.delete("b", 30);
+    world.until("gone", &["b"], || world.api.pod("b").is_none()).await;
+    world.assert_sound();
+}
+
+#[tokio::test]
 async fn a_container_that_cannot_be_made_waits_with_the_cause() {
     let world = World::new().await;
     let _agent = world.agent().await;

@@ -72,10 +72,11 @@ pub struct Agent {
     pub pods: PodList,
     /// What the pods refer to.
     pub objects: Option<ObjectCache>,
+    /// What is wrong with the runtime's network.
+    pub network_problem: watch::Sender<Option<String>>,
     tasks: JoinSet<()>,
     // Held, as the tasks that follow them would spin once they are gone.
     _facts: watch::Sender<NodeFacts>,
-    _network_problem: watch::Sender<Option<String>>,
     _node_owner: watch::Sender<Option<NodeOwner>>,
 }
 
@@ -293,7 +294,7 @@ impl World {
         tasks.spawn(async move { observer.run(hint_sender, token).await });
         tasks.spawn(probes.run(cancel.clone()));
         tasks.spawn(manager.run(PodManagerInputs { sources, hints, objects: None }, cancel));
-        Agent { pods, objects, tasks, _facts: facts, _network_problem: problem_sender, _node_owner: owner_sender }
+        Agent { pods, objects, network_problem: problem_sender, tasks, _facts: facts, _node_owner: owner_sender }
     }
 
     /// The calls so far for a pod that change something, as `RPC container`.
