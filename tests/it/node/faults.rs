@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::harness::*;
+use super::lifecycle::{deployment, rolled_out};
 
 /// Watches pods and notes every one that is seen not Ready after it was Ready.
 async fn watch_for_flips(namespace: &TestNamespace) -> (Arc<Mutex<Vec<String>>>, tokio::task::JoinHandle<()>) {
@@ -120,6 +122,27 @@ async fn thirty_pods_survive_an_agent_that_is_killed_all_the_time() {
 
 #[tokio::test]
 #[ignore = "needs a node: hack/test"]
+async fn a_deployment_is_rolled_over_by_an_agent_that_is_killed_all_the_time() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("harried-rollover").await;
+    namespace.create_object::<Deployment>(deployment("d", 10, "1")).await;
+    rolled_out(&namespace, "d", "1").await;
+    let mut uids: Vec<String> = namespace.pods().await.iter().map(uid).collect();
+    let rollover = async {
+        namespace.patch::<Deployment>("d", deployment("d", 10, "2")).await;
+        rolled_out(&namespace, "d", "2").await;
+    };
+    let (_agent, ()) = harried(agent, 4, Duration::from_millis(900), rollover).await;
+    for pod in namespace.pods().await {
+        assert_eq!(container(&pod, "c").restart_count, 0, "{:?} was restarted", pod.metadata.name);
+        uids.push(uid(&pod));
+    }
+    namespace.api::<Deployment>().delete("d", &Default::default()).await.unwrap();
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
 async fn pods_deleted_while_the_agent_is_away_are_ended_by_the_next() {
     let agent = Agent::start(Kind::Ferrolet).await;
     let namespace = TestNamespace::create("away").await;
@@ -179,6 +202,31 @@ async fn an_api_server_that_was_away_is_caught_up_with() {
     namespace.wait_ready("after").await;
     for name in ["p0", "p1"] {
         assert_eq!(container(&namespace.get(name).await.unwrap(), "c").restart_count, 0);
+    }
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_store_that_hangs_is_waited_for() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("etcd-hangs").await;
+    let mut uids = ready_pods(&namespace, 2).await;
+    let once = namespace.script("once", "sleep 4; exit 5", "Never").await;
+    namespace.wait_phase("once", "Running").await;
+    uids.push(uid(&once));
+    let before = namespace.container_ids().await;
+    let etcd = Frozen::begin("etcd").await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    drop(etcd);
+    let ended = namespace.wait_phase("once", "Failed").await;
+    assert_eq!(container(&ended, "c").state.unwrap().terminated.unwrap().exit_code, 5);
+    assert_eq!(namespace.container_ids().await, before);
+    uids.push(uid(&namespace.script("after", "sleep 3600", "Always").await));
+    namespace.wait_ready("after").await;
+    for name in ["p0", "p1"] {
+        let pod = namespace.get(name).await.unwrap();
+        assert_eq!((container(&pod, "c").restart_count, condition(&pod, "Ready").as_deref()), (0, Some("True")));
     }
     namespace.clean_up(&uids).await;
 }

@@ -166,6 +166,26 @@ impl Drop for Outage {
     }
 }
 
+/// A part of the cluster that hangs. It goes on when this is dropped.
+pub struct Frozen(rustix::process::Pid);
+
+impl Frozen {
+    /// Lets the part hang.
+    pub async fn begin(name: &str) -> Self {
+        let output = tokio::process::Command::new(component_script()).args(["pid", name]).output().await.unwrap();
+        let pid = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        let frozen = Self(rustix::process::Pid::from_raw(pid).unwrap());
+        rustix::process::kill_process(frozen.0, rustix::process::Signal::STOP).unwrap();
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
+    }
+}
+
 fn component_script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("hack/component")
 }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::harness::*;
 
-fn deployment(name: &str, replicas: u32, version: &str) -> serde_json::Value {
+/// A Deployment of pods with an init container, told apart by their version.
+pub fn deployment(name: &str, replicas: u32, version: &str) -> serde_json::Value {
     json!({
         "metadata": {"name": name},
         "spec": {
@@ -27,7 +28,8 @@ fn deployment(name: &str, replicas: u32, version: &str) -> serde_json::Value {
     })
 }
 
-async fn rolled_out(namespace: &TestNamespace, name: &str, version: &str) {
+/// Waits until all pods of a Deployment are of that version and Ready.
+pub async fn rolled_out(namespace: &TestNamespace, name: &str, version: &str) {
     wait(&format!("rollout of version {version}"), 120, async || {
         let deployment = namespace.api::<Deployment>().get(name).await.unwrap();
         let status = deployment.status.as_ref()?;

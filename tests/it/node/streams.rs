@@ -49,6 +49,11 @@ async fn commands_run_in_containers() {
         assert!(output.stdout == sent.as_bytes(), "{} bytes", output.stdout.len());
         assert!(String::from_utf8(output.stderr).unwrap().starts_with("err\n"));
     }
+    // kubectl asks for a terminal only if it has one.
+    let line = format!("{} -n {} exec -it p -- tty", program("kubectl").display(), namespace.name);
+    let terminal = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+    let terminal = tokio::time::timeout(std::time::Duration::from_secs(60), terminal).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&terminal.stdout).contains("/dev/pts/"), "{terminal:?}");
     let refused = run(&namespace, &["exec", "p", "-c", "nothing", "--", "true"]).await;
     assert!(!refused.status.success());
     let file = std::env::temp_dir().join(format!("ferrolet-cp-{}", std::process::id()));
@@ -90,6 +95,30 @@ async fn a_container_is_attached_to_and_a_port_forwarded() {
     }
     drop((attached, forward));
     namespace.clean_up(&[uid(&pod)]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn pods_and_the_node_are_debugged() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("debug").await;
+    let pod = namespace.script("p", "sleep 100001", "Always").await;
+    namespace.wait_ready("p").await;
+    let image = format!("--image={BUSYBOX}");
+    let look = ["sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline"];
+    let arguments = ["debug", "p", &image, "--container=look", "--target=c", "--profile=general", "--"];
+    stdout(&namespace, &[&arguments[..], &look].concat()).await;
+    wait("the target's command", 30, async || {
+        let logs = run(&namespace, &["logs", "p", "-c", "look"]).await;
+        String::from_utf8(logs.stdout).unwrap().contains("sleep 100001").then_some(())
+    })
+    .await;
+    let node = format!("node/{}", node_name());
+    stdout(&namespace, &["debug", &node, &image, "--profile=general", "--", "test", "-e", "/host/etc/passwd"]).await;
+    let pods = namespace.pods().await;
+    let debugger = pods.iter().find(|pod| pod.metadata.name.as_deref().unwrap().starts_with("node-debugger-")).unwrap();
+    namespace.wait_phase(debugger.metadata.name.as_deref().unwrap(), "Succeeded").await;
+    namespace.clean_up(&[uid(&pod), uid(debugger)]).await;
 }
 
 #[tokio::test]
