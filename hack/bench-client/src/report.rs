@@ -22,7 +22,7 @@ struct Line {
     wanted: f64,
 }
 
-const LINES: [Line; 16] = [
+const LINES: [Line; 18] = [
     Line { title: "one pod, bound to Ready (s)", figure: "serial_ready", against: FLOOR, wanted: 1.2 },
     Line { title: "one pod, delete to gone (s)", figure: "serial_gone", against: FLOOR, wanted: 1.2 },
     Line { title: "burst, all Ready (s)", figure: "burst_ready", against: FLOOR, wanted: 1.1 },
@@ -34,7 +34,9 @@ const LINES: [Line; 16] = [
     Line { title: "/stats/summary, 100 pods (s)", figure: "scrape_summary", against: PEER, wanted: 1.0 },
     Line { title: "/stats/summary, CPU (s)", figure: "scrape_summary_cpu_seconds", against: PEER, wanted: 1.0 },
     Line { title: "/metrics (s)", figure: "scrape_metrics", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics, CPU (s)", figure: "scrape_metrics_cpu_seconds", against: PEER, wanted: 1.0 },
     Line { title: "/metrics/resource (s)", figure: "scrape_resource", against: PEER, wanted: 1.0 },
+    Line { title: "/metrics/resource, CPU (s)", figure: "scrape_resource_cpu_seconds", against: PEER, wanted: 1.0 },
     Line { title: "/metrics/cadvisor (s)", figure: "scrape_cadvisor", against: PEER, wanted: 1.0 },
     Line { title: "/metrics/cadvisor, CPU (s)", figure: "scrape_cadvisor_cpu_seconds", against: PEER, wanted: 1.0 },
     Line { title: "RSS after scrapes (MiB)", figure: "scraped_rss_mib", against: PEER, wanted: 0.25 },
