@@ -2,9 +2,17 @@
 //!
 //! The first restart comes at once; each further one waits for the current delay, counted from the container's end, and
 //! doubles it. A container that ran long enough starts over. Behaviour: client-go's flowcontrol.Backoff as the kubelet
-//! uses it for containers.
+//! uses it for containers; but an agent that starts goes on with what the pod's status tells of the one before it, where the
+//! kubelet restarts all crash-looping containers at once.
 
+use k8s_openapi::api::core::v1::ContainerStatus;
+
+use crate::model::go_duration::GoDuration;
+use crate::model::pod::PodKey;
 use crate::model::{SignedDuration, Timestamp};
+
+/// `state.waiting.reason` of a container that waits.
+pub(super) const REASON: &str = "CrashLoopBackOff";
 
 /// A container that did not need a restart for this long starts over with the initial delay.
 pub const RESET_AFTER: SignedDuration = SignedDuration::from_mins(10);
@@ -73,6 +81,26 @@ impl Backoff {
         };
         self.current = Some(Entry { delay, updated_at: now });
     }
+
+    /// What an earlier agent, this one or the kubelet, has told of a container that waits; none if it does not.
+    pub fn told_by(status: &ContainerStatus) -> Option<Self> {
+        let waiting = status.state.as_ref()?.waiting.as_ref().filter(|w| w.reason.as_deref() == Some(REASON))?;
+        let (delay, _) = waiting.message.as_deref()?.strip_prefix(MESSAGE_BEGIN)?.split_once(' ')?;
+        let delay = SignedDuration::from_secs(delay.parse::<GoDuration>().ok()?.as_secs());
+        let ended = status.last_state.as_ref()?.terminated.as_ref()?;
+        let updated_at = ended.started_at.as_ref().or(ended.finished_at.as_ref())?.0;
+        // Others can write there as well.
+        let bounds = SignedDuration::ZERO..=BackoffPolicy::default().max;
+        bounds.contains(&delay).then_some(Self { current: Some(Entry { delay, updated_at }) })
+    }
+}
+
+const MESSAGE_BEGIN: &str = "back-off ";
+
+/// `state.waiting.message` of a container that waits; [`Backoff::told_by`] reads the delay in it.
+pub(super) fn message(delay: SignedDuration, container: &str, pod: &PodKey) -> String {
+    let delay = GoDuration::from_secs(delay.as_secs());
+    format!("{MESSAGE_BEGIN}{delay} restarting failed container={container} pod={pod}")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::termination::{self, Termination};
 use crate::model::observation::PodObservation;
 use crate::model::pod;
 use crate::model::{SignedDuration, Timestamp};
+use crate::runtime::translate::backoff_key;
 
 /// Volumes are not refreshed sooner than this after they were mounted: a token that cannot be renewed while the API server is
 /// away is due all the time, and so is every token where the node's clock is far ahead of the server's. The peer's interval
@@ -325,7 +326,21 @@ impl PodMemory {
             earlier_starts: BTreeMap::new(),
         };
         memory.note_pod(pod, None, now);
+        memory.note_told_backoff(pod);
         memory
+    }
+
+    /// Goes on with the back-off that an earlier agent has told of.
+    fn note_told_backoff(&mut self, pod: &Pod) {
+        let Some(status) = &pod.status else { return };
+        let told = [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten();
+        for (told, backoff) in told.filter_map(|told| Some((told, Backoff::told_by(told)?))) {
+            if let Some((_, container)) = pod::container_by_name(pod::spec(pod), &told.name) {
+                let memory = self.container_mut(&told.name);
+                memory.backoff = backoff;
+                memory.backoff_key = backoff_key(pod, &container);
+            }
+        }
     }
 
     /// The memory of something that the runtime or the disk holds and no source knows: it only has to end.

@@ -155,12 +155,22 @@ pub(super) fn waiting_until(view: &View<'_>, candidate: &Candidate<'_>) -> Optio
 }
 
 fn backing_off_until(view: &View<'_>, candidate: &Candidate<'_>) -> Option<Timestamp> {
-    let finished_at = candidate.restart_of?;
-    let memory = view.memory.container(&candidate.container.name)?;
-    if memory.backoff_key != backoff_key(view.pod, &candidate.container) {
+    backing_off(view, &candidate.container, candidate.restart_of?).map(|(until, _)| until)
+}
+
+/// Until when a container whose newest instance ended at that time waits for its crash-loop back-off, and the delay in force.
+pub(super) fn backing_off(
+    view: &View<'_>,
+    container: &Container,
+    finished_at: Timestamp,
+) -> Option<(Timestamp, SignedDuration)> {
+    let memory = view.memory.container(&container.name)?;
+    let latest = view.observed.and_then(|observed| observed.container(&container.name));
+    // What another image did says nothing of this one, also if it was changed while no agent was there to note it.
+    if memory.backoff_key != backoff_key(view.pod, container) || latest.is_some_and(|c| is_changed(container, c)) {
         return None;
     }
-    memory.backoff.wait(finished_at, view.now).map(|(until, _)| until)
+    memory.backoff.wait(finished_at, view.now)
 }
 
 fn start(view: &View<'_>, sandbox: &SandboxObservation, candidates: &[Candidate<'_>], draft: &mut Draft) {

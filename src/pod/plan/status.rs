@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::backoff;
 use super::conditions::{self, Facts};
 use super::images;
 use super::memory::ContainerMemory;
@@ -18,15 +19,14 @@ use super::pod_resources;
 use super::probes;
 use super::restart::{is_success, was_cut_off};
 use super::restart_all;
-use super::running::is_stopped_to_restart;
+use super::running::{self, is_stopped_to_restart};
 use super::view::{View, instance_in, usable_sandbox};
 use crate::model::clock::api_time;
-use crate::model::go_duration::GoDuration;
 use crate::model::observation::{ContainerObservation, ContainerState, Exit, ObservedResources, PodObservation};
 use crate::model::pod::{self, ContainerKind, PodKey};
 use crate::model::qos::QosClass;
 use crate::model::quantity;
-use crate::runtime::translate::{backoff_key, recursive_read_only};
+use crate::runtime::translate::recursive_read_only;
 
 /// Most bytes that the termination messages of a pod's containers may take together (`MaxPodTerminationMessageLogLength`).
 const MAX_POD_TERMINATION_MESSAGES: usize = 12 * 1024;
@@ -489,16 +489,9 @@ fn waiting_reason(
 ) -> Option<(String, String)> {
     // The delay that a start has begun is the one after the next end.
     if let Some(exit) = exit.filter(|_| !memory.start.is_running())
-        && memory.backoff_key == backoff_key(view.pod, container)
-        && let Some((_, delay)) = memory.backoff.wait(exit.finished_at, view.now)
+        && let Some((_, delay)) = running::backing_off(view, container, exit.finished_at)
     {
-        let message = format!(
-            "back-off {} restarting failed container={} pod={}",
-            GoDuration::from_secs(delay.as_secs()),
-            container.name,
-            PodKey::of(view.pod)
-        );
-        return Some(("CrashLoopBackOff".to_owned(), message));
+        return Some((backoff::REASON.to_owned(), backoff::message(delay, &container.name, &PodKey::of(view.pod))));
     }
     let hook = latest.and_then(|latest| view.memory.post_start(&container.name, &latest.id));
     let hook_failure = hook.and_then(|hook| hook.step.failure());

@@ -90,7 +90,7 @@ pub(super) fn prepared(pod: &Pod) -> PodMemory {
             image: Step::Done,
             image_name: container.image.clone().unwrap_or_default(),
             ready_image: Some(image),
-            ..ContainerMemory::default()
+            ..memory.containers.remove(&container.name).unwrap_or_default()
         };
         memory.containers.insert(container.name.clone(), ready);
     }
@@ -227,6 +227,47 @@ fn a_crash_is_restarted_at_once_and_the_next_one_waits() {
     memory.note_started(&pull, at(35));
     memory.note_outcome(&pull, Outcome { image: Some(image), ..Outcome::from(Ok(())) }, at(35));
     assert_eq!(started(&plan_at(&pod, Some(&observed), &memory, at(35))), [("c", 2)]);
+}
+
+#[test]
+fn another_agent_goes_on_with_the_back_off_that_was_told() {
+    let mut pod = simple();
+    let mut memory = prepared(&pod);
+    let start_of = |plan: Plan| plan.actions.into_iter().find(|a| matches!(a, Action::StartContainer(_))).unwrap();
+    for (count, second) in [(0, 20), (1, 32), (2, 54), (3, 96)] {
+        let crashed = observation(vec![instance(&pod, "c", count, exited(1, second))]);
+        let start = start_of(plan_at(&pod, Some(&crashed), &prepared(&pod), at(second)));
+        memory.note_started(&start, at(second));
+        memory.note_outcome(&start, Ok(()).into(), at(second));
+    }
+    let crashed = observation(vec![instance(&pod, "c", 4, exited(1, 100))]);
+    let first = plan_at(&pod, Some(&crashed), &memory, at(101));
+    assert_eq!((started(&first), first.wake_at), (vec![], Some(at(180))));
+    pod.status.clone_from(&first.status);
+
+    let mut memory = prepared(&pod);
+    let again = plan_at(&pod, Some(&crashed), &memory, at(150));
+    assert_eq!((started(&again), again.wake_at), (vec![], Some(at(180))));
+    assert_eq!(container(&again, "c"), container(&first, "c"));
+    let start = start_of(plan_at(&pod, Some(&crashed), &memory, at(180)));
+    memory.note_started(&start, at(180));
+    memory.note_outcome(&start, Ok(()).into(), at(180));
+    let crashed_again = observation(vec![instance(&pod, "c", 5, exited(1, 181))]);
+    assert_eq!(plan_at(&pod, Some(&crashed_again), &memory, at(182)).wake_at, Some(at(181 + 160)));
+
+    // Another image does not wait for what the one before did.
+    pod.spec.as_mut().unwrap().containers[0].image = Some("another".into());
+    assert_eq!(started(&plan_at(&pod, Some(&crashed), &prepared(&pod), at(150))), [("c", 5)]);
+    // Nor does anything wait for what no agent tells.
+    let told = |message: &str| {
+        let mut status = container(&first, "c").clone();
+        status.state.as_mut().unwrap().waiting.as_mut().unwrap().message = Some(message.to_owned());
+        Backoff::told_by(&status)
+    };
+    assert!(told("back-off 5m0s restarting failed container=c pod=p_ns(u)").is_some());
+    for nonsense in ["back-off 5m1s restarting", "back-off -10s restarting", "back-off 10s", "back-off soon now", ""] {
+        assert_eq!(told(nonsense), None, "{nonsense}");
+    }
 }
 
 #[test]

@@ -88,6 +88,32 @@ async fn a_killed_agent_finds_its_pods_as_they_were() {
     namespace.clean_up(&[uids, vec![uid(&crashing)]].concat()).await;
 }
 
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn a_crash_loop_goes_on_where_the_killed_agent_left_it() {
+    let agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("killed-crash-loop").await;
+    let pod = namespace.script("p", "exit 3", "Always").await;
+    let waits = |seconds: u32| {
+        let begin = format!("back-off {seconds}s ");
+        move |pod: &Pod| {
+            let state = find_container(pod, "c").and_then(|status| status.state);
+            state.and_then(|state| state.waiting?.message).is_some_and(|message| message.starts_with(&begin))
+        }
+    };
+    let last_end = |pod: &Pod| container(pod, "c").last_state.unwrap().terminated.unwrap();
+    let before = namespace.wait_pod("p", "a back-off of 20 s", 60, waits(20)).await;
+    agent.kill().await;
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let after = namespace.wait_pod("p", "a back-off of 40 s", 60, waits(40)).await;
+    let restarts = [&before, &after].map(|pod| container(pod, "c").restart_count);
+    assert_eq!(restarts, [2, 3]);
+    // Both are whole seconds.
+    let paused = last_end(&after).started_at.unwrap().0.duration_since(last_end(&before).finished_at.unwrap().0);
+    assert!((19..=23).contains(&paused.as_secs()), "{paused}");
+    namespace.clean_up(&[uid(&pod)]).await;
+}
+
 /// Kills the agent again and again while something goes on.
 async fn harried<T>(agent: Agent, kills: usize, pause: Duration, work: impl Future<Output = T>) -> (Agent, T) {
     let harry = async {
