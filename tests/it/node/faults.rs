@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrolet::runtime::cri;
 use futures::TryStreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::harness::*;
 use super::lifecycle::{deployment, rolled_out};
@@ -229,6 +231,47 @@ async fn an_api_server_that_was_away_is_caught_up_with() {
     for name in ["p0", "p1"] {
         assert_eq!(container(&namespace.get(name).await.unwrap(), "c").restart_count, 0);
     }
+    namespace.clean_up(&uids).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a node: hack/test"]
+async fn pods_go_on_while_the_api_server_is_away_for_long() {
+    let _agent = Agent::start(Kind::Ferrolet).await;
+    let namespace = TestNamespace::create("api-away-long").await;
+    let mut uids = ready_pods(&namespace, 2).await;
+    let ending = namespace.script("ends", "sleep 20; exit 5", "Always").await;
+    namespace.wait_ready("ends").await;
+    uids.push(uid(&ending));
+    let running = async |pod: &str| {
+        let containers = runtime().list_containers(None).await.unwrap().into_iter();
+        let of_pod = containers.filter(|c| c.labels.get("io.kubernetes.pod.uid").is_some_and(|uid| uid == pod));
+        let running = of_pod.filter(|c| c.state() == cri::ContainerState::ContainerRunning);
+        running.map(|c| (c.id, c.metadata.unwrap().attempt)).collect::<Vec<_>>()
+    };
+    let before = [running(&uids[0]).await, running(&uids[1]).await];
+    let outage = Outage::begin("kube-apiserver").await;
+    let began = Instant::now();
+    // Its end is seen and answered with nobody to tell: at once, and the next time after the back-off.
+    for restarts in 1..=2 {
+        wait("a restart", 60, async || {
+            running(&uids[2]).await.iter().any(|(_, attempt)| *attempt == restarts).then_some(())
+        })
+        .await;
+    }
+    namespace.client.apiserver_version().await.unwrap_err();
+    tokio::time::sleep_until(began + Duration::from_secs(90)).await;
+    assert_eq!([running(&uids[0]).await, running(&uids[1]).await], before);
+    outage.end().await;
+    wait("the API server", 60, async || namespace.client.apiserver_version().await.ok()).await;
+    let restarted = |pod: &Pod| container(pod, "c").restart_count >= 2;
+    let told = namespace.wait_pod("ends", "its restarts", 60, restarted).await;
+    assert_eq!(container(&told, "c").last_state.unwrap().terminated.unwrap().exit_code, 5);
+    for name in ["p0", "p1"] {
+        assert_eq!(container(&namespace.wait_ready(name).await, "c").restart_count, 0);
+    }
+    uids.push(uid(&namespace.script("after", "sleep 3600", "Always").await));
+    namespace.wait_ready("after").await;
     namespace.clean_up(&uids).await;
 }
 
