@@ -169,6 +169,7 @@ impl Serving<'_> {
         let after = self.node.usage()?;
         figures.set("forward_seconds", seconds);
         figures.set("forward_cpu_seconds", after.cpu_seconds - before.cpu_seconds);
+        figures.set("forward_rss_grown_mib", after.rss_peak_mib - before.rss_peak_mib);
         kubectl.kill().await?;
         self.down("forward", 1).await
     }
