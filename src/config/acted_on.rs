@@ -166,6 +166,13 @@ pub(super) fn not_acted_on(
     // Values that are left out because they are zero read as null.
     let as_value = |configuration: &KubeletConfiguration| serde_json::to_value(configuration).unwrap_or_default();
     differences("", &as_value(configuration), &as_value(baseline), &mut names);
+    // Allocatable heeds the thresholds; what can never be reached, 0% or 100%, is nothing to act on.
+    let evicts = configuration.eviction_hard.iter().any(|(signal, threshold)| {
+        baseline.eviction_hard.get(signal) != Some(threshold) && !matches!(threshold.as_str(), "0%" | "100%")
+    });
+    if evicts {
+        names.push("evictionHard (nothing is evicted)".to_owned());
+    }
     // Those that AllAlpha or AllBeta turned on are not named one by one.
     let named = gates.changed().filter(|(gate, _)| configuration.feature_gates.contains_key(gate.name()));
     let unheeded = named.filter(|(gate, _)| !ACTED_ON_GATES.contains(gate));

@@ -306,6 +306,22 @@ fn settings_that_nothing_acts_on_are_named_once() {
 }
 
 #[test]
+fn thresholds_by_which_nothing_is_evicted_are_named() {
+    let named = |thresholds: &str| {
+        let files = folder(&[("c.yaml", &with_head(thresholds))]);
+        let config = files.path().join("c.yaml");
+        settings(&["--config", config.to_str().unwrap()]).not_acted_on
+    };
+    let unheeded = ["evictionHard (nothing is evicted)"];
+    assert_eq!(named("evictionHard: {memory.available: 200Mi}\n"), unheeded);
+    assert_eq!(named("evictionHard: {memory.available: 100Mi, pid.available: 10%}\n"), unheeded);
+    for nothing in ["memory.available: 100Mi", "memory.available: 0%, nodefs.available: 100%", ""] {
+        assert_eq!(named(&format!("evictionHard: {{{nothing}}}\n")), [""; 0], "{nothing}");
+    }
+    assert_eq!(settings(&["--eviction-hard=memory.available<200Mi"]).not_acted_on, unheeded);
+}
+
+#[test]
 fn seccomp_default_is_on_if_either_says_so() {
     let files = folder(&[("c.yaml", &with_head("seccompDefault: true\n"))]);
     let config = files.path().join("c.yaml");
