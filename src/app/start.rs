@@ -240,7 +240,7 @@ pub(super) async fn start(
         images,
         volumes: volumes.clone(),
         cgroups: cgroups.clone(),
-        events: recorder,
+        events: recorder.clone(),
         objects: objects.clone(),
         services: api.as_ref().map(|api| api.services.clone()),
         client: api.as_ref().map(|api| api.client.clone()),
@@ -275,7 +275,7 @@ pub(super) async fn start(
     let (hint_sender, hints) = mpsc::channel(1024);
 
     let (source, pods) = api.as_ref().map(|api| PodSource::new(api.client.clone(), &node_name)).unzip();
-    let sources = static_pods::add(Sources::new(pods), configuration, &node_name, &mut tasks, cancel)?;
+    let sources = static_pods::add(Sources::new(pods), configuration, &node_name, &recorder, &mut tasks, cancel)?;
     let objects = objects.map(|objects| objects.changes());
     let inputs = PodManagerInputs { sources, hints, objects };
 

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use super::manifest::{self, Location};
 use super::{Known, MAX_MANIFEST, StaticPods, StaticPodsReceiver};
 use crate::model::clock;
+use crate::model::pod::PodKey;
 use crate::sys::file_stamp::FileStamp;
 
 /// How long a file that was written to must be left alone, unless its writer closes it before.
@@ -271,11 +272,13 @@ impl FileSource {
     /// Tells of the pods as they are known now, if that is new.
     fn publish(&mut self) {
         let complete = self.files.values().all(|file| file.pod.is_some() || file.fault.is_none());
-        let pods = self.files.values().filter_map(|file| file.pod.clone()).collect();
-        let told = self.known.take(pods, clock::now());
-        for name in told.doubles {
-            warn!(pod = name, "several manifests hold a pod of this name or UID; the one of the last file counts");
+        // The last file's pod counts: the kubelet keeps a folder's pods by their names.
+        let pods = self.files.values().rev().filter_map(|file| file.pod.clone());
+        let mut told = self.known.take(pods, clock::now());
+        for double in told.doubles {
+            warn!(pod = %PodKey::of(&double.pod), "several manifests hold a pod of this name or UID; the one of the last file counts");
         }
+        told.pods.reverse();
         let new = StaticPods { pods: told.pods, complete };
         self.sender.send_if_modified(|known| {
             let is_new = known.as_ref().is_none_or(|known| {

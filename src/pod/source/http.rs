@@ -1,7 +1,8 @@
 //! Static pods from a URL (`staticPodURL`): a `Pod` or a `PodList`, asked for every `httpCheckFrequency` with the headers of
 //! `staticPodURLHeader`.
 //!
-//! What is no answer, or no pods, is told of when it changes, and the pods go on as they were. Redirections are not followed.
+//! What is no answer, or no pods, is told of when it changes, and the pods go on as they were. Redirections are not followed. Of
+//! several pods with one name the first counts, and events tell of the others.
 
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::manifest::{self, Location, ManifestError};
-use super::{Known, MAX_MANIFEST, StaticPods, StaticPodsReceiver};
-use crate::model::clock;
+use super::{Common, Double, Known, MAX_MANIFEST, Source, StaticPods, StaticPodsReceiver};
+use crate::kube::events::{EventRecorder, pod_reference};
+use crate::model::pod::PodKey;
+use crate::model::{EventType, clock};
 
 /// Bounds one request with its body.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,6 +93,7 @@ pub struct UrlSource {
     node_name: String,
     period: Duration,
     client: ::kube::Client,
+    events: EventRecorder,
     sender: watch::Sender<Option<StaticPods>>,
     /// The answer that holds the pods as they are now.
     text: Option<Vec<u8>>,
@@ -98,7 +102,8 @@ pub struct UrlSource {
 }
 
 impl UrlSource {
-    /// A source that asks `url` with these headers for the pods of the node of that name, and where they are to be had.
+    /// A source that asks `url` with these headers for the pods of the node of that name, and where they are to be had. Events
+    /// tell of pods that do not count.
     ///
     /// # Errors
     /// The URL is none.
@@ -107,6 +112,7 @@ impl UrlSource {
         headers: Vec<(String, String)>,
         node_name: &str,
         period: Duration,
+        events: EventRecorder,
     ) -> Result<(Self, StaticPodsReceiver), UrlError> {
         let target: http::Uri = url.parse().map_err(http::Error::from)?;
         if !matches!(target.scheme_str(), Some("http" | "https")) || target.host().is_none_or(str::is_empty) {
@@ -126,6 +132,7 @@ impl UrlSource {
             node_name: node_name.to_owned(),
             period: if period.is_zero() { Duration::from_secs(20) } else { period },
             client,
+            events,
             sender,
             text: None,
             known: Known::default(),
@@ -212,8 +219,17 @@ impl UrlSource {
 
     fn publish(&mut self, pods: Vec<k8s_openapi::api::core::v1::Pod>) {
         let told = self.known.take(pods, clock::now());
-        for name in told.doubles {
-            warn!(pod = name, "several pods of the URL have this name or UID; the last one counts");
+        for Double { pod, by } in told.doubles {
+            let key = PodKey::of(&pod);
+            warn!(pod = %key, "several pods of the URL have this name or UID; the first one counts");
+            if by == Common::Name {
+                let message = format!(
+                    "Error validating pod {key} from {} due to duplicate pod name {:?}, ignoring",
+                    Source::Http.name(),
+                    key.name
+                );
+                self.events.event(&pod_reference(&pod), EventType::Warning, "FailedValidation", message);
+            }
         }
         self.sender.send_replace(Some(StaticPods { pods: told.pods, complete: true }));
     }

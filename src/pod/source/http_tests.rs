@@ -40,7 +40,8 @@ async fn a_url_is_asked_now_and_then() {
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(listener, answer.clone(), Arc::clone(&asked)));
     let headers = vec![("X-Token".to_owned(), "secret".to_owned())];
-    let (source, mut pods) = UrlSource::new(&url, headers, "node", Duration::from_millis(20)).unwrap();
+    let (source, mut pods) =
+        UrlSource::new(&url, headers, "node", Duration::from_millis(20), EventRecorder::recording()).unwrap();
     tasks.spawn(source.run(CancellationToken::new()));
     let mut until = async |images: &[&str]| {
         let images: Vec<String> = images.iter().map(|image| (*image).to_owned()).collect();
@@ -70,10 +71,30 @@ async fn a_url_is_asked_now_and_then() {
 }
 
 #[tokio::test]
+async fn of_several_with_one_name_the_first_counts_and_events_tell_of_the_others() {
+    let pod = |uid: &str| serde_json::json!({"metadata": {"name": "p", "namespace": "ns", "uid": uid}});
+    let pods = ["1", "2"].map(|uid| serde_json::from_value(pod(uid)).unwrap());
+    let events = EventRecorder::recording();
+    let (mut source, told) =
+        UrlSource::new("http://localhost", Vec::new(), "node", Duration::ZERO, events.clone()).unwrap();
+    source.publish(pods.into());
+    let told = told.borrow().clone().unwrap();
+    let uids: Vec<_> = told.pods.iter().map(|pod| pod.metadata.uid.as_deref().unwrap()).collect();
+    assert_eq!(uids, ["1"]);
+    let events = events.recorded();
+    let event = (&events[0].reason[..], &events[0].message[..], events[0].object.uid.as_deref());
+    let message = "Error validating pod p_ns(2) from http due to duplicate pod name \"p\", ignoring";
+    assert_eq!((events.len(), event), (1, ("FailedValidation", message, Some("2"))));
+}
+
+#[tokio::test]
 async fn a_url_must_be_one() {
     let refused = |url: &str, header: &str| {
         let headers = vec![(header.to_owned(), "v".to_owned())];
-        UrlSource::new(url, headers, "node", Duration::ZERO).map(|_| ()).unwrap_err().to_string()
+        UrlSource::new(url, headers, "node", Duration::ZERO, EventRecorder::recording())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
     for (url, header) in [("", "a"), ("no url", "a"), ("/path", "a"), ("ftp://a/", "a"), ("http://a/", "no header")] {
         assert!(refused(url, header).starts_with("staticPodURL"), "{url:?}");

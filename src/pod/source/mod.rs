@@ -160,20 +160,37 @@ struct Known {
 /// A set of pods without doubles.
 struct Distinct {
     pods: Vec<Arc<Pod>>,
-    /// Names that came more than once.
-    doubles: Vec<String>,
+    doubles: Vec<Double>,
+}
+
+/// A pod that does not count beside another one.
+#[derive(Debug)]
+struct Double {
+    pod: Pod,
+    /// What the two have in common.
+    by: Common,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Common {
+    Name,
+    Uid,
 }
 
 impl Known {
-    /// Takes the pods as read now. Each is told to have been seen since it was first among them; of two with one name the last
-    /// counts.
-    fn take(&mut self, read: Vec<Pod>, now: Timestamp) -> Distinct {
+    /// Takes the pods as read now. Each is told to have been seen since it was first among them; of two with one name or UID the
+    /// first counts.
+    fn take(&mut self, read: impl IntoIterator<Item = Pod>, now: Timestamp) -> Distinct {
         let mut before = std::mem::take(&mut self.pods);
         let (mut names, mut doubles, mut pods) = (HashSet::new(), Vec::new(), Vec::new());
-        for mut pod in read.into_iter().rev() {
+        for mut pod in read {
             let key = PodKey::of(&pod);
-            if !names.insert((key.namespace.clone(), key.name.clone())) || self.pods.contains_key(&key.uid) {
-                doubles.push(format!("{}/{}", key.namespace, key.name));
+            let by = match names.insert((key.namespace.clone(), key.name.clone())) {
+                false => Some(Common::Name),
+                true => self.pods.contains_key(&key.uid).then_some(Common::Uid),
+            };
+            if let Some(by) = by {
+                doubles.push(Double { pod, by });
                 continue;
             }
             let earlier = before.remove(&key.uid);
@@ -184,7 +201,6 @@ impl Known {
             self.pods.insert(key.uid, pod.clone());
             pods.push(pod);
         }
-        pods.reverse();
         Distinct { pods, doubles }
     }
 }
@@ -217,14 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn of_two_with_one_name_the_last_counts() {
+    fn of_two_with_one_name_the_first_counts() {
         let mut known = Known::default();
         let now = Timestamp::UNIX_EPOCH;
         let told =
             known.take(vec![pod("a", "1", "x"), pod("b", "2", "x"), pod("a", "3", "x"), pod("c", "2", "x")], now);
-        let uids: Vec<_> = told.pods.iter().map(|pod| pod.metadata.uid.as_deref().unwrap()).collect();
-        assert_eq!(uids, ["3", "2"]);
-        assert_eq!(told.doubles, ["default/b", "default/a"]);
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap();
+        assert_eq!(told.pods.iter().map(|pod| uid(pod)).collect::<Vec<_>>(), ["1", "2"]);
+        let doubles: Vec<_> = told.doubles.iter().map(|double| (uid(&double.pod), double.by)).collect();
+        assert_eq!(doubles, [("3".to_owned(), Common::Name), ("2".to_owned(), Common::Uid)]);
     }
 
     #[tokio::test]
