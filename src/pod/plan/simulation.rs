@@ -1,6 +1,6 @@
 //! Random lives of random pods on a simulated clock, with a simulated runtime: actions take time and fail, containers exit,
-//! sandboxes die, the agent is killed and starts again, pods are deleted. After every step the invariants of a pod's life
-//! are checked.
+//! sandboxes die, images change, the agent is killed and starts again, pods are rejected, give way to others and are deleted.
+//! Some of them are static. After every step the invariants of a pod's life are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +51,10 @@ struct World {
     deletable: bool,
     trace: Vec<String>,
     starts: BTreeMap<String, u32>,
+    /// The definitions from which containers were last begun, by name.
+    begun_from: BTreeMap<String, String>,
+    /// Since when containers run of which the pod has another definition, by id.
+    outdated: BTreeMap<String, Timestamp>,
     /// Turns of the worker's loop.
     steps: u64,
 }
@@ -145,14 +149,18 @@ fn random_pod(rng: &mut StdRng) -> Pod {
 impl World {
     fn new(seed: u64, unkindness: Unkindness) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let pod = random_pod(&mut rng);
+        let mut pod = random_pod(&mut rng);
+        if rng.random_bool(0.2) {
+            let source = (pod::CONFIG_SOURCE_ANNOTATION.to_owned(), "file".to_owned());
+            pod.metadata.annotations = Some([source].into());
+        }
         let restart_rules = match rng.random_range(0..10) {
             0 => RestartRules::Ignored,
             1 => RestartRules::OwnContainer,
             _ => RestartRules::AllContainers,
         };
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        World {
+        let mut world = World {
             memory: PodMemory::new(&pod, now),
             rng,
             unkindness,
@@ -177,8 +185,14 @@ impl World {
             deletable: false,
             trace: Vec::new(),
             starts: BTreeMap::new(),
+            begun_from: BTreeMap::new(),
+            outdated: BTreeMap::new(),
             steps: 0,
+        };
+        if world.chance(50) {
+            world.reject();
         }
+        world
     }
 
     fn chance(&mut self, per_mille: u32) -> bool {
@@ -216,9 +230,13 @@ impl World {
             if !self.memory.removed {
                 self.check_status(&status);
                 self.api = status.clone();
-                self.pod.status = Some(status);
+                // Of a static pod only its mirror tells.
+                if !pod::is_static(&self.pod) {
+                    self.pod.status = Some(status);
+                }
             }
         }
+        self.check_definitions();
         self.probe();
         self.forgotten |= plan.forget;
         self.deletable = plan.deletable;
@@ -230,6 +248,10 @@ impl World {
         for action in plan.actions {
             self.check_action(&action);
             self.note(format!("begin {action:?}"));
+            if let Action::StartContainer(start) = &action {
+                let (_, container) = pod::container_by_name(pod::spec(&self.pod), &start.container).unwrap();
+                self.begun_from.insert(start.container.clone(), container_hash(&container));
+            }
             self.memory.note_started(&action, self.now);
             if let Action::CancelHook { id, .. } = &action {
                 self.in_flight.retain(|(_, a)| !matches!(a, Action::RunHook(hook) if hook.id == *id));
@@ -381,7 +403,11 @@ impl World {
             Action::RemoveContainer { id, .. } => self.runtime.containers.retain(|c| c.id != *id),
             Action::RemoveSandbox { id } => self.runtime.sandboxes.retain(|s| s.id != *id),
             Action::RemoveRemains => self.runtime = PodObservation::default(),
-            Action::PullImage { .. } | Action::PullVolumeImage { .. } => {
+            Action::PullImage { image, .. } => {
+                let image = ReadyImage { image_ref: image_ref(image), ..ReadyImage::default() };
+                return Outcome { image: Some(image), ..Outcome::from(Ok(())) };
+            }
+            Action::PullVolumeImage { .. } => {
                 let image = ReadyImage { image_ref: "sha256:1".into(), ..ReadyImage::default() };
                 return Outcome { image: Some(image), ..Outcome::from(Ok(())) };
             }
@@ -395,13 +421,13 @@ impl World {
     }
 
     fn make_container(&mut self, start: &StartContainer, state: ContainerState) -> ContainerObservation {
-        let (_, container) = pod::container_by_name(pod::spec(&self.pod), &start.container).unwrap();
         ContainerObservation {
             id: self.id("container"),
             sandbox_id: start.sandbox_id.clone(),
             name: start.container.clone(),
             restart_count: start.restart_count,
-            hash: container_hash(&container),
+            // The pod may have changed meanwhile.
+            hash: self.begun_from[&start.container].clone(),
             created_at: self.now,
             state,
             image: "image".into(),
@@ -416,8 +442,10 @@ impl World {
 
     /// Something that the agent did not do.
     fn incident(&mut self) {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..22) {
             10..=19 => self.probe_one(),
+            20 => self.change_image(),
+            21 if self.rng.random_bool(0.3) => self.preempt(),
             0..=4 => self.exit_one(),
             5 => self.kill_sandbox(),
             6 => self.restart_agent(),
@@ -431,12 +459,44 @@ impl World {
         }
     }
 
+    /// The node does not take the pod.
+    fn reject(&mut self) {
+        self.note("the pod is rejected".into());
+        self.memory.note_node_end(&NodeEnd::rejected("OutOfcpu", "no room"), &self.pod, self.now);
+    }
+
+    /// The pod has to make room for another one.
+    fn preempt(&mut self) {
+        if self.memory.removed || self.memory.node_end.is_some() {
+            return;
+        }
+        self.note("the pod is preempted".into());
+        self.memory.note_node_end(&NodeEnd::preempted(), &self.pod, self.now);
+    }
+
+    /// A container gets another image, as API and manifests let it.
+    fn change_image(&mut self) {
+        if self.memory.removed {
+            return;
+        }
+        let previous = self.pod.clone();
+        let image = self.id("image");
+        let spec = self.pod.spec.get_or_insert_default();
+        let mut containers: Vec<&mut Container> =
+            spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).collect();
+        let index = self.rng.random_range(0..containers.len());
+        containers[index].image = Some(image.clone());
+        let note = format!("the image of {} changes to {image}", containers[index].name);
+        self.note(note);
+        self.memory.note_pod(&self.pod, Some(&previous), self.now);
+    }
+
     /// Somebody wants to look into the pod.
     fn add_ephemeral(&mut self) {
         let previous = self.pod.clone();
         let targeted = self.rng.random_bool(0.5);
         let containers = self.pod.spec.get_or_insert_default().ephemeral_containers.get_or_insert_default();
-        if self.memory.removed || containers.len() == 2 {
+        if self.memory.removed || pod::is_static(&previous) || containers.len() == 2 {
             return;
         }
         let name = format!("debug-{}", containers.len());
@@ -493,6 +553,13 @@ impl World {
             self.memory = PodMemory::of_orphan(self.now);
         } else {
             self.memory = PodMemory::new(&self.pod, self.now);
+            if pod::is_static(&self.pod) {
+                self.meet_mirror();
+            }
+            // What has ended or must is not judged again.
+            if self.memory.termination.is_none() && self.chance(50) {
+                self.reject();
+            }
         }
         self.observed = None;
         self.probes = ProbeResults::default();
@@ -500,13 +567,25 @@ impl World {
         self.pre_stops.clear();
     }
 
+    /// A new agent shows of a static pod what the runtime tells. How often its containers were started it takes from the mirror, if
+    /// the API server is there.
+    fn meet_mirror(&mut self) {
+        let shown = std::mem::take(&mut self.api);
+        if self.chance(200) {
+            self.starts.clear();
+        } else {
+            self.memory.note_mirror(&Pod { status: Some(shown), ..Pod::default() });
+        }
+    }
+
     fn delete_pod(&mut self) {
         if pod::is_deleting(&self.pod) || self.memory.removed {
             return;
         }
         let previous = self.pod.clone();
-        if self.rng.random_bool(0.2) {
-            self.note("the pod is deleted by force".into());
+        let is_static = pod::is_static(&self.pod);
+        if is_static || self.rng.random_bool(0.2) {
+            self.note(if is_static { "the manifest is removed" } else { "the pod is deleted by force" }.into());
             self.memory.note_removed(&previous, self.now);
             return;
         }
@@ -524,6 +603,8 @@ impl World {
             Action::StartContainer(start) => {
                 assert!(self.memory.termination.is_none(), "a start after the end began: {action:?}");
                 let (_, container) = pod::container_by_name(pod::spec(&self.pod), &start.container).unwrap();
+                let image = container.image.as_deref().unwrap_or_default();
+                assert_eq!(start.image.image_ref, image_ref(image), "{} starts from another image", start.container);
                 for (volume, _) in pod::image_volumes(pod::spec(&self.pod)).filter(|(v, _)| pod::mounts(&container, v))
                 {
                     assert!(start.image_volumes.contains_key(volume), "{} starts without {volume}", start.container);
@@ -571,6 +652,23 @@ impl World {
         }
         if !matches!(action, Action::KillContainer(_)) {
             assert!(!in_flight.clone().any(|a| a == action), "the same action twice at once: {action:?}");
+        }
+    }
+
+    /// What runs from another definition than the pod's is not left to run.
+    fn check_definitions(&mut self) {
+        let spec = pod::spec(&self.pod);
+        let runs = |c: &&ContainerObservation| matches!(c.state, ContainerState::Running { .. });
+        let is_outdated = |c: &&ContainerObservation| {
+            spec.containers.iter().any(|known| known.name == c.name && container_hash(known) != c.hash)
+        };
+        let is_ending = self.memory.termination.is_some();
+        let all = self.runtime.containers.iter().filter(|_| !is_ending);
+        let outdated = all.filter(runs).filter(is_outdated);
+        let since = |c: &ContainerObservation| (c.id.clone(), *self.outdated.get(&c.id).unwrap_or(&self.now));
+        self.outdated = outdated.map(since).collect();
+        for (id, since) in &self.outdated {
+            assert!(self.now.duration_since(*since) < SignedDuration::from_mins(3), "{id} runs from another image");
         }
     }
 
@@ -641,6 +739,12 @@ impl World {
             let starting = self.in_flight.iter().any(|(_, a)| matches!(a, Action::StartContainer(_)));
             assert!(!runs && !starting, "phase {phase} while something runs");
         }
+        let was_terminal = self.api.phase.as_deref().is_some_and(pod::is_terminal_phase);
+        if let Some(end) = self.memory.node_end.as_ref().filter(|_| pod::is_terminal_phase(phase) && !was_terminal) {
+            let told =
+                if phase == "Failed" { status.reason.as_deref() == Some(end.reason()) } else { !end.fails_the_pod() };
+            assert!(told, "{phase} does not tell of {end:?}");
+        }
         let counts = |s: &PodStatus| -> BTreeMap<String, i32> {
             s.container_statuses.iter().flatten().map(|c: &ContainerStatus| (c.name.clone(), c.restart_count)).collect()
         };
@@ -693,6 +797,10 @@ impl World {
     fn is_gone(&self) -> bool {
         self.forgotten || (self.deletable && pod::is_deleting(&self.pod))
     }
+}
+
+fn image_ref(image: &str) -> String {
+    format!("sha256:{image}")
 }
 
 fn end(container: &mut ContainerObservation, now: Timestamp, code: i32) {
@@ -762,6 +870,11 @@ fn the_simulation_reaches_what_it_checks() {
             "message: \"killing\"",
             "kind: Ephemeral, sandbox_id",
             "the agent is killed",
+            "the pod is rejected",
+            "the pod is preempted",
+            "the manifest is removed",
+            "the image of main",
+            "definition changed",
         ] {
             *seen.entry(what).or_default() += world.trace.iter().filter(|line| line.contains(what)).count();
         }
