@@ -17,7 +17,7 @@ use super::counts::{self, Counts};
 use super::error::{FsError, IoContext, SetUpError, VolumeError, VolumeFailure};
 use super::layout::{OWN_MODE, PODS, VolumeKind, is_plain_name, pod_directory};
 use super::objects::VolumeObjects;
-use super::plan::{Backing, NodeAmounts, VolumePlan, plan_volume, used_volumes};
+use super::plan::{Backing, HostPathType, NodeAmounts, VolumePlan, plan_volume, used_volumes};
 use super::projection::ResolvedObjects;
 use super::references::references;
 use super::set_up::SetUp;
@@ -178,7 +178,10 @@ impl VolumeManager {
         drop(objects);
         self.inner.counts.want(&uid, used_volumes(pod).into_iter().filter_map(VolumeKind::of).collect());
         let now = clock::now();
-        let places = self.places(plans.iter().any(|plan| matches!(plan.backing, Backing::HostPath { .. })));
+        // One without a type is not looked at.
+        let is_looked_at =
+            |plan: &VolumePlan| matches!(plan.backing, Backing::HostPath { kind, .. } if kind != HostPathType::Unset);
+        let places = self.places(plans.iter().any(is_looked_at));
         let work = move |inner: &Inner, uid: &PodUid, given_up: &_| set_up(inner, uid, plans, failures, now, given_up);
         self.exclusively(&uid, places, work).await
     }
