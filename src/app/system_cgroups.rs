@@ -35,7 +35,9 @@ impl Kept {
 /// Looks until cancelled.
 pub(super) async fn keep(cgroups: CgroupManager, kept: Kept, cancel: CancellationToken) {
     let Kept { system, own, oom_score } = &kept;
-    let (mut moving, mut entering, mut scoring) = (Trouble::default(), Trouble::default(), Trouble::default());
+    let (mut moving, mut entering) = (Trouble::default(), Trouble::default());
+    // The start has set it, or told why not.
+    let mut scoring = Trouble { is_told: true };
     loop {
         if !system.is_empty()
             && let Some(moved) =
