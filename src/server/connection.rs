@@ -19,12 +19,8 @@ impl Patience {
         Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set(&self, limit: Duration) {
+    fn set(&self, limit: Duration) {
         self.0.store(millis(limit), Ordering::Relaxed);
-    }
-
-    fn raise(&self, limit: Duration) {
-        self.0.fetch_max(millis(limit), Ordering::Relaxed);
     }
 }
 
@@ -37,28 +33,17 @@ pub(super) fn millis(duration: Duration) -> u64 {
 #[derive(Clone)]
 pub(super) struct Connection {
     patience: Patience,
-    /// That of the connection which is shared with other requests, over HTTP/2.
-    shared: Option<Patience>,
     next: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
 }
 
 impl Connection {
-    /// Of a connection that carries one request at a time.
     pub(super) fn new(patience: Patience) -> Self {
-        Connection { patience, shared: None, next: Arc::default() }
-    }
-
-    /// Of a request that shares its connection; `patience` is for its own answer.
-    pub(super) fn shared(patience: Patience, shared: Patience) -> Self {
-        Connection { patience, shared: Some(shared), next: Arc::default() }
+        Connection { patience, next: Arc::default() }
     }
 
     /// Lets the client leave what it is sent unread for so long from now on: for streams that a person may pause.
     pub(super) fn be_patient(&self, limit: Duration) {
         self.patience.set(limit);
-        if let Some(shared) = &self.shared {
-            shared.raise(limit);
-        }
     }
 
     /// What is done with the connection once it is upgraded. It runs in the connection's own task, within its slot, and

@@ -9,9 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
-use axum::http::header::CONNECTION;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,8 +26,7 @@ use super::ServerError;
 use super::connection::{Connection, Patience};
 use super::seats::{Seat, Seats};
 use super::stall::StallLimit;
-use super::streams::{StreamLimits, Streams, Tasks, Useless};
-use super::tls::{HTTP2, TlsFiles};
+use super::tls::TlsFiles;
 
 /// What a client may use of the server.
 #[derive(Clone, Copy, Debug)]
@@ -62,11 +60,6 @@ impl Default for Limits {
         }
     }
 }
-
-/// Requests at once on a connection of HTTP/2; the peer's.
-const STREAMS: u32 = 250;
-/// Bytes of requests' bodies that are taken before anyone reads them, of an HTTP/2 connection and of each of its requests.
-const WINDOW: u32 = 64 * 1024;
 
 /// Wait after the kernel could not give a connection, as when files ran out.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
@@ -179,13 +172,9 @@ impl Server {
                     (Err(_), Some(missing)) => return Err(missing.into()),
                     (accepted, _) => accepted?,
                 };
-                let session = stream.get_ref().1;
-                let shown = session.peer_certificates().unwrap_or_default();
+                let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let peer =
                     Peer { address, certificates: shown.iter().cloned().map(CertificateDer::into_owned).collect() };
-                if session.alpn_protocol() == Some(HTTP2) {
-                    return Box::pin(serve_streams(stream, peer, router, (limits, settled), &cancel)).await;
-                }
                 serve_requests(stream, peer, router, (limits, settled), &cancel).await
             });
             // Cancel-safe: a connection that leaves has not asked anything.
@@ -233,90 +222,24 @@ async fn serve_requests<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         .serve_connection(TokioIo::new(StallLimit::new(io, patience)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
+    let silent = async {
+        if timeout(limits.first_request, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     // Cancel-safe: the connection goes on in its own arm or is ended here.
     tokio::select! {
         ended = connection.as_mut() => {
             ended?;
             return upgraded(&handle, cancel).await;
         }
-        () = silence(limits.first_request, &asked) => return Err(SILENT.into()),
+        () = silent => return Err("the first request took too long".into()),
         () = cancel.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
     match timeout(limits.drain, connection).await {
         Ok(ended) => Ok(ended?),
         Err(_) => Err("cut off at the server's end".into()),
-    }
-}
-
-const SILENT: &str = "the first request took too long";
-
-/// Waits for so long, and for ever once something was asked.
-async fn silence(limit: Duration, asked: &CancellationToken) {
-    if timeout(limit, asked.cancelled()).await.is_ok() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Serves the requests of an HTTP/2 connection, side by side. None of them can upgrade it.
-async fn serve_streams<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    io: IO,
-    peer: Peer,
-    router: Router,
-    (limits, asked): (Limits, CancellationToken),
-    cancel: &CancellationToken,
-) -> Result<(), tower::BoxError> {
-    let first = asked.clone();
-    let Limits { idle, first_request, write_stall, .. } = limits;
-    let (streams, tasks) = (Streams::new(StreamLimits { idle, leaving: first_request, write_stall }), Tasks::default());
-    let (begun, patience) = (streams.clone(), Patience::new(write_stall));
-    let io = TokioIo::new(StallLimit::new(io, patience.clone()));
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        first.cancel();
-        let stream = begun.begin();
-        request.extensions_mut().insert(peer.clone());
-        request.extensions_mut().insert(Connection::shared(stream.patience(), patience.clone()));
-        let (router, streams) = (router.clone(), begun.clone());
-        async move {
-            let mut response = router.oneshot(request.map(Body::new)).await?;
-            // Told in another way here: this one is answered, others go on, no more are taken.
-            if response.headers_mut().remove(CONNECTION).is_some() {
-                streams.leave();
-                return Ok(response);
-            }
-            Ok::<_, Infallible>(response.map(|body| stream.carry(body)))
-        }
-    });
-    let connection = http2::Builder::new(tasks.spawner())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    let (mut useless, mut silent) = (pin!(streams.useless()), pin!(silence(first_request, &asked)));
-    let mut leaving = false;
-    let reason = loop {
-        // Cancel-safe: all are kept across turns, or only wait.
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = silent.as_mut() => return Err(SILENT.into()),
-            () = streams.leaving(), if !leaving => {
-                leaving = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            useless = useless.as_mut() => break match useless {
-                Useless::Idle => "nothing more was asked",
-                Useless::Stalled => "the client does not read what it is sent",
-            },
-            () = cancel.cancelled() => break "cut off at the server's end",
-        }
-    };
-    connection.as_mut().graceful_shutdown();
-    match timeout(limits.drain, connection).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => Err(reason.into()),
     }
 }
 

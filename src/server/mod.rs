@@ -23,8 +23,6 @@ mod connection;
 mod figures;
 mod guard;
 mod health;
-#[cfg(test)]
-mod http2_tests;
 mod https;
 mod introspection;
 mod listener;
@@ -40,7 +38,6 @@ mod seats;
 mod serving_certificate;
 mod stall;
 mod streaming;
-mod streams;
 mod system_logs;
 #[cfg(test)]
 mod tests;

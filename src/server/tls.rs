@@ -25,9 +25,6 @@ use crate::model::{Timestamp, clock};
 /// How often the files are looked at, at most, and only when connections come.
 const FILES_CHECK: Duration = Duration::from_secs(10);
 
-/// The name of HTTP/2 in the handshake (RFC 9113, 3.2).
-pub(super) const HTTP2: &[u8] = b"h2";
-
 /// The peer's words for a handshake that comes too early.
 const NO_CERTIFICATE: &str = "no serving certificate available for the kubelet";
 
@@ -300,8 +297,8 @@ fn server_config(
         .with_protocol_versions(&protocol.versions)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    // In the server's order, as in the peer. Who wants to upgrade a connection (exec, port forwarding) offers HTTP/1.1 alone.
-    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+    // What upgrades a connection (exec, port forwarding) needs HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Callers keep their connections; memory of sessions would only be held for those that do not.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -2,16 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ferrolet::config::{FeatureGates, KubeletConfiguration};
 use ferrolet::server::{ContainerInputs, PodLister, Server, ServerInputs};
 use futures::future::BoxFuture;
-use http_body_util::Empty;
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::Pod;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -58,7 +54,6 @@ pub struct Fixture {
     address: SocketAddr,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
-    clients: Mutex<JoinSet<hyper::Result<()>>>,
 }
 
 impl Fixture {
@@ -116,7 +111,7 @@ impl Fixture {
         let (address, cancel) = (server.address(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(server.run(cancel.clone()));
-        Fixture { runtime, container_id, folder, address, cancel, tasks, clients: Mutex::default() }
+        Fixture { runtime, container_id, folder, address, cancel, tasks }
     }
 
     /// The log file of the container `app`.
@@ -125,16 +120,7 @@ impl Fixture {
     }
 
     pub async fn connect(&self) -> TlsStream<TcpStream> {
-        connect(self.address, self.folder.path(), &[]).await
-    }
-
-    /// A connection of HTTP/2; it is driven until the fixture ends.
-    pub async fn http2(&self) -> SendRequest<Empty<Bytes>> {
-        let stream = connect(self.address, self.folder.path(), &[b"h2"]).await;
-        let (requests, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        self.clients.lock().unwrap().spawn(connection);
-        requests
+        connect(self.address, self.folder.path()).await
     }
 
     /// Sends a request's head; the connection after it.
@@ -167,7 +153,7 @@ impl Fixture {
     }
 }
 
-async fn connect(address: SocketAddr, folder: &Path, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+async fn connect(address: SocketAddr, folder: &Path) -> TlsStream<TcpStream> {
     let pem = std::fs::read(folder.join("kubelet.crt")).unwrap();
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem).skip(1) {
@@ -175,8 +161,7 @@ async fn connect(address: SocketAddr, folder: &Path, protocols: &[&[u8]]) -> Tls
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let config = builder.with_root_certificates(roots).with_no_client_auth();
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("node-1").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()

@@ -198,20 +198,6 @@ async fn a_client_that_goes_ends_the_following() {
 }
 
 #[tokio::test]
-async fn a_request_of_http2_that_is_taken_back_ends_the_following() {
-    let server = Fixture::start().await;
-    append(&server.log(), &line("one"));
-    let folder = server.log().parent().unwrap().to_owned();
-    let mut requests = server.http2().await;
-    let request = http::Request::get(format!("https://node{LOGS}?follow=true")).body(Default::default()).unwrap();
-    let followed = requests.send_request(request).await.unwrap();
-    until("the log's directory is watched", || is_watched(&folder)).await;
-    drop(followed);
-    until("nobody watches it any more", || !is_watched(&folder)).await;
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn a_large_log_reaches_a_slow_client_whole() {
     const LINES: usize = 200_000;
     let server = Fixture::start().await;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Status;
@@ -184,32 +183,5 @@ async fn checkpoints_are_asked_for_with_the_peers_checks() {
     let answer = server.request("POST", "/checkpoint/default/pod-u1/app").await;
     let words = "checkpointing of default/pod-u1/app failed (the fake runtime does not serve CheckpointContainer)";
     assert_eq!((status(&answer), body(&answer)), (500, words));
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn over_http2_nothing_is_upgraded_and_logs_are_followed_side_by_side() {
-    let server = Fixture::start().await;
-    std::fs::write(server.log(), "2026-01-02T03:04:05.6Z stdout F one\n").unwrap();
-    let mut requests = server.http2().await;
-    let mut ask = |method: &str, path: &str| {
-        let request = http::Request::builder().method(method).uri(format!("https://node{path}"));
-        requests.send_request(request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap())
-    };
-    let mut followed = Vec::new();
-    for _ in 0..20 {
-        let answer = ask("GET", "/containerLogs/default/pod-u1/app?follow=true").await.unwrap();
-        assert_eq!(answer.status(), 200);
-        followed.push(answer.into_body());
-    }
-    let refused = ask("POST", EXEC).await.unwrap();
-    assert_eq!(refused.status(), 500);
-    let words = refused.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(&words[..], b"Upgrade request required\n");
-    server.runtime.kill_container(&server.container_id, 0);
-    for body in followed {
-        let text = tokio::time::timeout(Duration::from_secs(20), body.collect()).await.unwrap().unwrap().to_bytes();
-        assert_eq!(&text[..], b"one\n");
-    }
     server.stop().await;
 }
