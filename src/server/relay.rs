@@ -3,19 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::connection::millis;
 
-/// Bytes held of each direction: the memory of a stream, however slow its reader. A whole frame of the runtime's fits in.
-const BUFFER: usize = 64 * 1024;
-/// What is smaller may be the beginning of something: a runtime writes a SPDY frame as four bytes, four bytes and its data,
-/// and each piece that is passed on by itself is a TLS record and a wake-up for everyone behind.
-const SMALL: usize = 1024;
-/// How often others get their turn before a small piece is passed on as it is.
-const TURNS: usize = 3;
+/// Bytes held of each direction: the memory of a stream, however slow its reader.
+const BUFFER: usize = 32 * 1024;
 
 /// How long a relay may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -78,12 +72,8 @@ async fn copy(
     activity: &Activity,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
-    let mut ended: Option<std::io::Result<()>> = None;
     loop {
-        let count = match ended.take() {
-            Some(ended) => ended.map(|()| 0)?,
-            None => read(from, &mut buffer, &mut ended).await?,
-        };
+        let count = from.read(&mut buffer).await?;
         activity.note();
         if count == 0 {
             return to.shutdown().await;
@@ -92,31 +82,6 @@ async fn copy(
         to.flush().await?;
         activity.note();
     }
-}
-
-/// Reads a piece; with a small one, what comes right after it. That it was the last is told in `ended`.
-async fn read(
-    from: &mut (impl AsyncRead + Unpin),
-    buffer: &mut [u8],
-    ended: &mut Option<std::io::Result<()>>,
-) -> std::io::Result<usize> {
-    let mut count = from.read(buffer).await?;
-    for _ in 0..TURNS {
-        if !(1..SMALL).contains(&count) {
-            break;
-        }
-        tokio::task::yield_now().await;
-        match from.read(buffer.get_mut(count..).unwrap_or_default()).now_or_never() {
-            Some(Ok(0)) => *ended = Some(Ok(())),
-            Some(Ok(more)) => count += more,
-            Some(Err(error)) => *ended = Some(Err(error)),
-            None => continue,
-        }
-        if ended.is_some() {
-            break;
-        }
-    }
-    Ok(count)
 }
 
 /// When something was last sent.
@@ -150,74 +115,9 @@ impl Activity {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{ReadBuf, duplex};
+    use tokio::io::duplex;
 
     use super::*;
-
-    /// Gives one piece after the other; none is a turn without any.
-    struct Source(VecDeque<Option<io::Result<Vec<u8>>>>);
-
-    impl AsyncRead for Source {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            match self.0.pop_front() {
-                Some(Some(piece)) => Poll::Ready(piece.map(|piece| buffer.put_slice(&piece))),
-                Some(None) => {
-                    context.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                None => Poll::Ready(Ok(())),
-            }
-        }
-    }
-
-    /// What was written at once each time.
-    #[derive(Default)]
-    struct Written(Vec<usize>);
-
-    impl AsyncWrite for Written {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-            self.0.push(data.len());
-            Poll::Ready(Ok(data.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            self.0.push(0);
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[tokio::test]
-    async fn the_pieces_of_a_frame_are_passed_on_together() {
-        let piece = |size| Some(Ok(vec![1; size]));
-        let broken = || Some(Err(io::ErrorKind::ConnectionReset.into()));
-        for (pieces, expected) in [
-            // A frame, and the next one.
-            (vec![piece(4), piece(4), None, piece(32_768), piece(4), None, piece(4), piece(9)], vec![32_776, 17, 0]),
-            // A keystroke does not wait for anything to come.
-            (vec![piece(1), None, None, None, None, piece(1)], vec![1, 1, 0]),
-            (vec![piece(5000), piece(5000)], vec![5000, 5000, 0]),
-            // What came before the end is passed on.
-            (vec![piece(1)], vec![1, 0]),
-            (vec![piece(1), broken(), piece(1)], vec![1]),
-        ] {
-            let (mut source, mut written) = (Source(pieces.into()), Written::default());
-            let _ = copy(&mut source, &mut written, &Activity::new()).await;
-            assert_eq!(written.0, expected);
-        }
-    }
 
     const SILENCE: Silence = Silence { open: Duration::from_secs(3600), half_closed: Duration::from_secs(30) };
 
