@@ -272,7 +272,6 @@ impl Observer {
             Signal::Event(event) => {
                 let owner = self.memory(|memory| {
                     let uid = events::pod_of(&event).or_else(|| memory.tracker.owner(&event.container_id).cloned())?;
-                    memory.tracker.note_owner(&event.container_id, &uid);
                     let is_news = memory.tracker.note_event(&event.container_id, event.container_event_type(), &uid);
                     Some((uid, is_news))
                 });

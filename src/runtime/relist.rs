@@ -162,76 +162,84 @@ pub(super) fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Contai
 /// Remembers what was seen of each pod last, as little of it as tells what changed.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
-    summaries: HashMap<PodUid, u64>,
-    objects: HashMap<String, Known>,
-    /// What was told of a pod since its worker last read it, and is not explained by what that read showed.
-    news: HashMap<PodUid, News>,
+    pods: HashMap<PodUid, Tracked>,
+    /// The pods of sandboxes and containers.
+    owners: HashMap<String, PodUid>,
     /// Counts relists.
     relists: u64,
     /// Counts objects that became known.
     numbers: u64,
 }
 
+/// What is known of a pod.
+#[derive(Debug, Default)]
+struct Tracked {
+    /// Of what a relist or the pod's worker saw last; none if that was nothing.
+    summary: Option<u64>,
+    /// Its sandboxes and containers by id.
+    objects: HashMap<String, Known>,
+    /// The relist that differed from what was seen, until the pod's worker has looked since.
+    news: Option<u64>,
+}
+
 /// What is known of a sandbox or container.
 #[derive(Debug)]
 struct Known {
-    uid: PodUid,
     number: u64,
     /// What the pod's worker has seen of it.
     seen: Seen,
+    /// What events have told of it.
+    told: Seen,
 }
 
 /// How far a sandbox or container has come, in the one order that there is: nothing that has ended begins anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {
-    #[default]
     Never,
     Alive,
     Ended,
     Gone,
 }
 
-#[derive(Debug, Default)]
-struct News {
-    /// The relist that differed from what was seen.
-    relist: Option<u64>,
-    /// How far objects have come, as events told.
-    events: HashMap<String, Seen>,
+impl Known {
+    /// One that nobody has seen yet.
+    fn new(numbers: &mut u64) -> Self {
+        let number = *numbers;
+        *numbers += 1;
+        Known { number, seen: Seen::Never, told: Seen::Never }
+    }
 }
 
 impl Tracker {
     /// Takes the newest relist; the pods of which something appeared, went or changed state since they were seen last.
     pub(super) fn update(&mut self, pods: &[RuntimePod]) -> Vec<PodUid> {
         self.relists += 1;
-        let mut before = std::mem::take(&mut self.summaries);
-        let mut objects = std::mem::take(&mut self.objects);
+        let mut before = std::mem::take(&mut self.pods);
+        self.owners.clear();
         let mut changed = Vec::new();
         for pod in pods {
-            let (uid, summary) = (&pod.key.uid, pod.summary());
-            if before.remove(uid) != Some(summary) {
+            let (uid, summary) = (&pod.key.uid, Some(pod.summary()));
+            let Tracked { summary: last, objects: mut known, mut news } = before.remove(uid).unwrap_or_default();
+            if last != summary {
+                news = Some(self.relists);
                 changed.push(uid.clone());
             }
-            self.summaries.insert(uid.clone(), summary);
-            let sandboxes = pod.sandboxes.iter().map(|s| &s.id);
-            for id in sandboxes.chain(pod.containers.iter().map(|c| &c.id)) {
-                match objects.remove_entry(id) {
-                    Some((id, known)) => drop(self.objects.insert(id, known)),
-                    None => self.note_owner(id, uid),
-                }
+            let mut objects = HashMap::new();
+            for id in pod.sandboxes.iter().map(|s| &s.id).chain(pod.containers.iter().map(|c| &c.id)) {
+                let of_id = known.remove(id).unwrap_or_else(|| Known::new(&mut self.numbers));
+                objects.insert(id.clone(), of_id);
+                self.owners.insert(id.clone(), uid.clone());
             }
+            self.pods.insert(uid.clone(), Tracked { summary, objects, news });
         }
-        let mut vanished: Vec<PodUid> = before.into_keys().collect();
+        // What was gone already is not told again, and forgotten: nobody reads it any more.
+        let vanished = before.into_iter().filter(|(_, tracked)| tracked.summary.is_some());
+        let mut vanished: Vec<PodUid> = vanished.map(|(uid, _)| uid).collect();
         vanished.sort_unstable();
-        changed.append(&mut vanished);
-        for uid in &changed {
-            self.news.entry(uid.clone()).or_default().relist = Some(self.relists);
+        for uid in &vanished {
+            self.pods.insert(uid.clone(), Tracked { news: Some(self.relists), ..Tracked::default() });
         }
-        // An object that went is news by the lists as well, and a pod that is long gone has nobody who would read it.
-        let (objects, summaries, relist) = (&self.objects, &self.summaries, Some(self.relists));
-        self.news.retain(|uid, news| {
-            news.events.retain(|id, _| objects.contains_key(id));
-            news.relist == relist || summaries.contains_key(uid)
-        });
+        changed.append(&mut vanished);
         changed
     }
 
@@ -246,36 +254,26 @@ impl Tracker {
     pub(super) fn note_observation(&mut self, uid: &PodUid, start: ObservationStart, seen: &PodObservation) {
         let sandboxes = || seen.sandboxes.iter().map(|s| (s.id.as_str(), s.ready));
         let containers = || seen.containers.iter().map(|c| (c.id.as_str(), ListedState::of(&c.state)));
-        match seen.sandboxes.is_empty() && seen.containers.is_empty() {
-            true => self.summaries.remove(uid),
-            false => self.summaries.insert(uid.clone(), summarize(sandboxes(), containers())),
-        };
         let ended = |ended| if ended { Seen::Ended } else { Seen::Alive };
         let shown: HashMap<&str, Seen> = sandboxes()
             .map(|(id, ready)| (id, ended(!ready)))
             .chain(containers().map(|(id, state)| (id, ended(state == ListedState::Exited))))
             .collect();
-        for (id, known) in self.objects.iter_mut().filter(|(_, known)| known.uid == *uid) {
+        shown.keys().for_each(|id| self.note_owner(id, uid));
+        let Some(tracked) = self.pods.get_mut(uid) else { return };
+        tracked.summary = (!shown.is_empty()).then(|| summarize(sandboxes(), containers()));
+        tracked.news.take_if(|relist| *relist <= start.relists);
+        for (id, known) in &mut tracked.objects {
             // What became known since may be younger than the lists that were read.
             let absent = if known.number < start.numbers { Seen::Gone } else { known.seen };
             known.seen = known.seen.max(shown.get(id.as_str()).copied().unwrap_or(absent));
         }
-        for (id, seen) in shown {
-            self.note_owner(id, uid);
-            if let Some(known) = self.objects.get_mut(id) {
-                known.seen = known.seen.max(seen);
-            }
-        }
-        let Some(news) = self.news.get_mut(uid) else { return };
-        news.relist.take_if(|relist| *relist <= start.relists);
-        news.events.retain(|id, told| self.objects.get(id).is_none_or(|known| known.seen < *told));
-        if news.relist.is_none() && news.events.is_empty() {
-            self.news.remove(uid);
-        }
     }
 
-    /// Takes an event of a pod's object. Returns whether it tells something that the pod's worker has not seen.
+    /// Takes an event of a pod's object, which is known from then on. Returns whether it tells something that the pod's worker
+    /// has not seen.
     pub(super) fn note_event(&mut self, id: &str, event: cri::ContainerEventType, uid: &PodUid) -> bool {
+        self.note_owner(id, uid);
         let told = match event {
             // What is created or started is so by the agent, which looks at it when its call returns; should somebody else
             // do it, a relist tells.
@@ -285,37 +283,36 @@ impl Tracker {
             cri::ContainerEventType::ContainerStoppedEvent => Seen::Ended,
             cri::ContainerEventType::ContainerDeletedEvent => Seen::Gone,
         };
-        if self.objects.get(id).is_some_and(|known| known.seen >= told) {
-            return false;
-        }
-        let events = &mut self.news.entry(uid.clone()).or_default().events;
-        let before = events.entry(id.to_owned()).or_default();
-        *before = told.max(*before);
-        true
+        let known = self.pods.get_mut(uid).and_then(|tracked| tracked.objects.get_mut(id));
+        known.is_none_or(|known| {
+            known.told = known.told.max(told);
+            known.seen < told
+        })
     }
 
     /// Whether something was told of the pod that its worker has not seen.
     pub(super) fn has_news(&self, uid: &PodUid) -> bool {
-        self.news.contains_key(uid)
+        let has_news = |pod: &Tracked| pod.news.is_some() || pod.objects.values().any(|known| known.seen < known.told);
+        self.pods.get(uid).is_some_and(has_news)
     }
 
     /// The pod of a sandbox or container, as far as known.
     pub(super) fn owner(&self, id: &str) -> Option<&PodUid> {
-        self.objects.get(id).map(|known| &known.uid)
+        self.owners.get(id)
     }
 
     /// Remembers the pod of a sandbox or container until the next relist.
-    pub(super) fn note_owner(&mut self, id: &str, uid: &PodUid) {
-        if !self.objects.contains_key(id) {
-            let known = Known { uid: uid.clone(), number: self.numbers, seen: Seen::Never };
-            self.numbers += 1;
-            self.objects.insert(id.to_owned(), known);
+    fn note_owner(&mut self, id: &str, uid: &PodUid) {
+        if !self.owners.contains_key(id) {
+            self.owners.insert(id.to_owned(), uid.clone());
+            let known = Known::new(&mut self.numbers);
+            self.pods.entry(uid.clone()).or_default().objects.insert(id.to_owned(), known);
         }
     }
 
     /// Whether a sandbox or container was in the last relist or came up since.
     pub(super) fn knows(&self, id: &str) -> bool {
-        self.objects.contains_key(id)
+        self.owners.contains_key(id)
     }
 }
 
@@ -397,14 +394,7 @@ mod tests {
     fn what_a_worker_has_seen_is_not_told_again() {
         let mut tracker = Tracker::default();
         let uid = PodUid::from("u1");
-        let seen = |state: cri::ContainerState| PodObservation {
-            sandboxes: vec![snapshot::sandbox(sandbox("s1", "u1", READY), SandboxNetwork::of(&Default::default()))],
-            containers: vec![snapshot::container(
-                "s1".to_owned(),
-                cri::ContainerStatus { id: "c1".to_owned(), state: state.into(), ..Default::default() },
-                "",
-            )],
-        };
+        let seen = |state| observation(Some(true), Some(state));
         let relist = |tracker: &mut Tracker, state| {
             tracker.update(&group(vec![sandbox("s1", "u1", READY)], vec![container("c1", "u1", 1, state)]))
         };
