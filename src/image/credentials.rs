@@ -109,9 +109,13 @@ impl Credential {
         ];
         let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
         let fields: Vec<String> = fields.map(|(key, value)| format!("\"{key}\":{}", go_json(value))).collect();
-        let digest = Sha256::digest(format!("{{{}}}", fields.join(",")));
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256_hex(&format!("{{{}}}", fields.join(",")))
     }
+}
+
+/// SHA-256 of a text, in hexadecimal.
+pub(super) fn sha256_hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A string as Go writes it in JSON.

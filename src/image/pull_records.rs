@@ -11,8 +11,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::credentials::sha256_hex;
 use crate::model::Timestamp;
 use crate::sys::replace::{remove_if_there, replace_file};
 
@@ -182,8 +182,7 @@ impl PullRecords {
 
 /// What the file of an image, or of the runtime's reference to one, is called.
 pub(super) fn file_name(key: &str) -> String {
-    let digest: String = Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{FILE_PREFIX}{digest}")
+    format!("{FILE_PREFIX}{}", sha256_hex(key))
 }
 
 /// The files that hold records, without those of writers that were cut off.
