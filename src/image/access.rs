@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::metrics::kubelet as metrics;
+use crate::metrics::{count, kubelet as metrics};
 use crate::model::clock;
 use crate::sys::bulkhead::{BlockingError, Bulkhead};
 
@@ -69,10 +69,6 @@ impl Index {
     }
 }
 
-fn count(number: usize) -> f64 {
-    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
-}
-
 impl ImageAccess {
     /// The records below the agent's root directory. Blocks for a moment.
     ///
@@ -95,9 +91,7 @@ impl ImageAccess {
 
     /// An earlier agent's pull came to its end after all: nobody knows with which credentials.
     pub(super) async fn settle(&self, image: String, name: String, image_ref: String) {
-        let inner = self.inner.clone();
-        let settled = self.inner.calls.run(move || inner.record(&image, &name, &image_ref, None)).await;
-        if let Err(error) = settled.map_err(RecordError::from).and_then(|written| written.map_err(RecordError::from)) {
+        if let Err(error) = self.inner.blocking(move |inner| inner.record(&image, &name, &image_ref, None)).await {
             tracing::warn!(%error, "cannot record a pull that an earlier agent began");
         }
     }
@@ -136,8 +130,8 @@ impl ImageAccess {
             (index.pulled.contains(&file_name(image_ref)), index.pulling.contains_key(image))
         };
         let record = if has_record {
-            let (inner, image_ref) = (self.inner.clone(), image_ref.to_owned());
-            self.inner.calls.run(move || inner.records.read(&image_ref)).await??
+            let image_ref = image_ref.to_owned();
+            self.inner.blocking(move |inner| inner.records.read(&image_ref)).await?
         } else {
             None
         };
@@ -159,9 +153,8 @@ impl ImageAccess {
 
     /// Adds to a record what a pod has now. If it fails, the next pod is compared with what was there before.
     async fn remember(&self, name: &str, image_ref: &str, used: PullCredentials) {
-        let (inner, name, image_ref) = (self.inner.clone(), name.to_owned(), image_ref.to_owned());
-        let written = self.inner.calls.run(move || inner.write(&name, &image_ref, Some(used))).await;
-        if let Err(error) = written.map_err(RecordError::from).and_then(|written| written.map_err(RecordError::from)) {
+        let (name, image_ref) = (name.to_owned(), image_ref.to_owned());
+        if let Err(error) = self.inner.blocking(move |inner| inner.write(&name, &image_ref, Some(used))).await {
             tracing::warn!(%error, "cannot record a changed pull secret");
         }
     }
@@ -171,13 +164,22 @@ impl ImageAccess {
     /// # Errors
     /// When it cannot be written; the image must not be pulled then.
     pub(super) async fn intend(&self, image: &str) -> Result<PullIntent, RecordError> {
-        let (inner, owned) = (self.inner.clone(), image.to_owned());
-        self.inner.calls.run(move || inner.intend(owned)).await??;
+        let owned = image.to_owned();
+        self.inner.blocking(move |inner| inner.intend(owned)).await?;
         Ok(PullIntent { inner: Some(self.inner.clone()), image: image.to_owned() })
     }
 }
 
 impl Inner {
+    /// Reads or changes the records on their thread.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RecordError> {
+        let inner = self.clone();
+        Ok(self.calls.run(move || work(&inner)).await??)
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,9 +257,7 @@ impl PullIntent {
     async fn end(mut self, note: impl FnOnce(&Inner, &str) -> io::Result<()> + Send + 'static) {
         let Some(inner) = self.inner.take() else { return };
         let image = std::mem::take(&mut self.image);
-        let calls = inner.calls.clone();
-        let noted = calls.run(move || note(&inner, &image)).await;
-        if let Err(error) = noted.map_err(RecordError::from).and_then(|noted| noted.map_err(RecordError::from)) {
+        if let Err(error) = inner.blocking(move |inner| note(inner, &image)).await {
             tracing::warn!(%error, "cannot record the end of a pull; it is tried again at the next start");
         }
     }

@@ -6,7 +6,7 @@ use http::{Method, Request, Response};
 use hyper::body::Body;
 use tokio::time::Instant;
 
-use crate::metrics::kubelet as metrics;
+use crate::metrics::{float, kubelet as metrics};
 
 /// A request under way.
 pub(super) struct Measured {
@@ -61,12 +61,6 @@ impl AnswerSize {
             metrics::REST_RESPONSE_SIZE.observe(&[&host, method.as_str()], float(self.bytes));
         }
     }
-}
-
-/// A histogram counts in floating point numbers.
-#[allow(clippy::cast_precision_loss, reason = "no body is larger than 2^53 bytes")]
-fn float(bytes: u64) -> f64 {
-    bytes as f64
 }
 
 /// The label of a status code; rare ones share theirs, so that there are few series.

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::text::{Exposition, Kind};
+use super::text::{Exposition, Kind, float};
 
 /// Series that a family holds; what would make more of them is not counted.
 pub const MAX_SERIES: usize = 2000;
@@ -252,17 +252,11 @@ impl Histogram {
             seen += here;
             let bound = super::text::float_text(bound);
             let labels = pairs(&self.description, values).chain([("le", bound.as_str())]);
-            text.sample(&bucket, labels, number(seen), None);
+            text.sample(&bucket, labels, float(seen), None);
         }
         text.sample(&sum, pairs(&self.description, values), distribution.sum, None);
-        text.sample(&count, pairs(&self.description, values), number(seen), None);
+        text.sample(&count, pairs(&self.description, values), float(seen), None);
     }
-}
-
-/// The format holds floating point numbers; a count beyond 2^53 loses its last digits.
-#[allow(clippy::cast_precision_loss, reason = "the format holds nothing else")]
-fn number(count: u64) -> f64 {
-    count as f64
 }
 
 impl Family for Histogram {

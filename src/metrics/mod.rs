@@ -11,4 +11,4 @@ pub mod family;
 pub mod kubelet;
 pub mod text;
 
-pub use text::Exposition;
+pub use text::{Exposition, count, float};

@@ -128,7 +128,18 @@ pub(super) fn write_float(text: &mut String, value: f64) {
     }
 }
 
-/// The same as a text of its own, for the bounds of buckets.
+/// A whole number as metrics hold it: in floating point, where one beyond 2^53 loses its last digits.
+#[allow(clippy::cast_precision_loss, reason = "the format holds nothing else")]
+pub fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// The same of a number of things.
+pub fn count(number: usize) -> f64 {
+    float(u64::try_from(number).unwrap_or(u64::MAX))
+}
+
+/// A number of the format as a text of its own, for the bounds of buckets.
 pub fn float_text(value: f64) -> String {
     let mut text = String::new();
     write_float(&mut text, value);

@@ -8,7 +8,7 @@ use std::sync::Once;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
 use super::plan::{Action, PodPhases};
-use crate::metrics::kubelet as metrics;
+use crate::metrics::{count, kubelet as metrics};
 use crate::model::Timestamp;
 use crate::model::pod;
 
@@ -154,11 +154,6 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 
 fn spec_containers(pod: &Pod) -> usize {
     pod.spec.as_ref().map_or(0, |spec| spec.containers.len())
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a pod has few containers")]
-fn count(number: usize) -> f64 {
-    number as f64
 }
 
 /// Whether every container runs, by what the API has.

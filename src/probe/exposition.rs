@@ -1,8 +1,8 @@
 //! The families of `/metrics/probes`.
 
 use super::counters::{DURATION_BUCKETS, ProbeCounts, ProbeSample};
-use crate::metrics::Exposition;
 use crate::metrics::text::{Kind, float_text};
+use crate::metrics::{Exposition, float};
 
 const DURATION: &str = "prober_probe_duration_seconds";
 const TOTAL: &str = "prober_probe_total";
@@ -34,7 +34,7 @@ pub fn expose(mut samples: Vec<ProbeSample>, text: &mut Exposition) {
                 let [container, namespace, pod, kind] = duration_labels(sample);
                 let labels =
                     [container, namespace, pod, ("pod_uid", sample.pod_uid.as_str()), kind, ("result", result)];
-                text.sample(TOTAL, labels, number(count), None);
+                text.sample(TOTAL, labels, float(count), None);
             }
         }
     }
@@ -67,18 +67,12 @@ fn write_duration(text: &mut Exposition, sample: &ProbeSample, counts: &ProbeCou
     for (bound, here) in bounds.iter().zip(counts.buckets) {
         seen += here;
         let labels = labels.into_iter().chain([("le", bound.as_str())]);
-        text.sample("prober_probe_duration_seconds_bucket", labels, number(seen), None);
+        text.sample("prober_probe_duration_seconds_bucket", labels, float(seen), None);
     }
     let all = labels.into_iter().chain([("le", "+Inf")]);
-    text.sample("prober_probe_duration_seconds_bucket", all, number(counts.successful), None);
+    text.sample("prober_probe_duration_seconds_bucket", all, float(counts.successful), None);
     text.sample("prober_probe_duration_seconds_sum", labels, counts.seconds, None);
-    text.sample("prober_probe_duration_seconds_count", labels, number(counts.successful), None);
-}
-
-/// The format holds floating point numbers; a count beyond 2^53 loses its last digits.
-#[allow(clippy::cast_precision_loss, reason = "the format holds nothing else")]
-fn number(count: u64) -> f64 {
-    count as f64
+    text.sample("prober_probe_duration_seconds_count", labels, float(counts.successful), None);
 }
 
 #[cfg(test)]

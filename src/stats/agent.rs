@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod as PodObject;
 
-use super::resource::{float, seconds_since_epoch};
-use crate::metrics::kubelet as metrics;
+use super::resource::seconds_since_epoch;
+use crate::metrics::{count, float, kubelet as metrics};
 use crate::model::{Timestamp, pod, release};
 use crate::runtime::{ListedState, RuntimePod};
 use crate::sys::machine::boot_second;
@@ -119,10 +119,6 @@ fn network_bytes(netstat: &str) -> Option<[f64; 2]> {
     let pairs: Vec<(&str, &str)> = names.zip(values).collect();
     let field = |wanted: &str| pairs.iter().find(|(name, _)| *name == wanted)?.1.parse::<f64>().ok();
     Some([field("InOctets")?, field("OutOctets")?])
-}
-
-fn count(number: usize) -> f64 {
-    float(u64::try_from(number).unwrap_or(u64::MAX))
 }
 
 /// When the machine was booted (`btime` of `/proc/stat`), if the kernel tells.

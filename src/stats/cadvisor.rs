@@ -2,10 +2,10 @@
 //! the metrics that the kubelet includes). Pure.
 
 use super::network::{Interface, Traffic};
-use super::resource::{float, seconds_since_epoch};
+use super::resource::seconds_since_epoch;
 use super::sample::{Cgroup, Sample, WritableLayer};
-use crate::metrics::Exposition;
 use crate::metrics::text::Kind::{self, Counter, Gauge};
+use crate::metrics::{Exposition, float};
 use crate::sys::filesystem::FilesystemUsage;
 use crate::sys::machine::MachineFacts;
 

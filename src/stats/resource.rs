@@ -2,8 +2,8 @@
 //! peer). Pure.
 
 use super::sample::{Cgroup, Sample};
-use crate::metrics::Exposition;
 use crate::metrics::text::Kind::{Counter, Gauge};
+use crate::metrics::{Exposition, float};
 use crate::model::Timestamp;
 
 /// Labels and cgroup of one row.
@@ -168,12 +168,6 @@ fn swap(cgroup: &Cgroup) -> Option<f64> {
 
 fn swap_limit(cgroup: &Cgroup) -> Option<f64> {
     cgroup.figures.memory.as_ref()?.swap_limit.map(float)
-}
-
-/// The format holds nothing but floating point numbers.
-#[allow(clippy::cast_precision_loss, reason = "the format holds nothing else")]
-pub(super) fn float(number: u64) -> f64 {
-    number as f64
 }
 
 /// A time as the format has it.
