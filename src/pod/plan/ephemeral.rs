@@ -65,11 +65,7 @@ mod tests {
     }
 
     fn plan_of(pod: &Pod, memory: &PodMemory, containers: Vec<ContainerObservation>) -> Plan {
-        let node =
-            NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
-        let observed = observation(containers);
-        let probes = crate::model::probe_results::ProbeResults::default();
-        plan(&PlanInput { pod, observed: Some(&observed), memory, probes: &probes, node: &node, now: at(5) })
+        plan_at(pod, Some(&observation(containers)), memory, at(5))
     }
 
     fn target(plan: &Plan) -> Option<Option<&str>> {

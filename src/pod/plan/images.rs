@@ -181,13 +181,6 @@ mod tests {
         memory.note_outcome(&pull(volume), Outcome { image, ..Outcome::from(result) }, at(second));
     }
 
-    fn plan_of(pod: &Pod, memory: &PodMemory, observed: Option<&PodObservation>, second: i64) -> Plan {
-        let node =
-            NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
-        let probes = crate::model::probe_results::ProbeResults::default();
-        plan(&PlanInput { pod, observed, memory, probes: &probes, node: &node, now: at(second) })
-    }
-
     fn pulls(plan: &Plan) -> Vec<&str> {
         let pulls = plan.actions.iter().filter_map(|action| match action {
             Action::PullImage { container, .. } => Some(container.as_str()),
@@ -213,11 +206,11 @@ mod tests {
         let pod = with_volumes();
         let memory = PodMemory::new(&pod, at(0));
         let all = ["a", "b", "data", "model", "unused"];
-        assert_eq!(pulls(&plan_of(&pod, &memory, None, 0)), all);
+        assert_eq!(pulls(&plan_at(&pod, None, &memory, at(0))), all);
         let nothing = PodObservation::default();
-        assert_eq!(pulls(&plan_of(&pod, &memory, Some(&nothing), 0)), all);
+        assert_eq!(pulls(&plan_at(&pod, Some(&nothing), &memory, at(0))), all);
         let runs = observation(vec![instance(&pod, "a", 0, running()), instance(&pod, "b", 0, running())]);
-        assert_eq!(pulls(&plan_of(&pod, &memory, Some(&runs), 5)), [""; 0], "another agent has started all");
+        assert_eq!(pulls(&plan_at(&pod, Some(&runs), &memory, at(5))), [""; 0], "another agent has started all");
     }
 
     #[test]
@@ -228,10 +221,10 @@ mod tests {
         memory.note_started(&pull("data"), at(1));
         memory.note_started(&pull("unused"), at(1));
         pulled(&mut memory, "model", Ok(()), 1);
-        let plan = plan_of(&pod, &memory, Some(&observed), 2);
+        let plan = plan_at(&pod, Some(&observed), &memory, at(2));
         assert_eq!(start(&plan), None, "the first waits, and the second for the first");
         pulled(&mut memory, "data", Ok(()), 2);
-        let plan = plan_of(&pod, &memory, Some(&observed), 2);
+        let plan = plan_at(&pod, Some(&observed), &memory, at(2));
         let started = start(&plan).unwrap();
         let volumes: Vec<_> = started.image_volumes.iter().map(|(v, image)| (v.as_str(), image.as_str())).collect();
         assert_eq!(
@@ -248,7 +241,7 @@ mod tests {
         pulled(&mut memory, "model", Ok(()), 1);
         pulled(&mut memory, "unused", Ok(()), 1);
         pulled(&mut memory, "data", Err(refused("ErrImagePull")), 1);
-        let plan = plan_of(&pod, &memory, Some(&observed), 1);
+        let plan = plan_at(&pod, Some(&observed), &memory, at(1));
         assert_eq!(started(&plan), [("b", 0)]);
         let waiting = |plan: &Plan| {
             let state = container(plan, "a").state.clone().unwrap().waiting.unwrap();
@@ -262,10 +255,10 @@ mod tests {
         let own = Action::PullImage { container: "a".into(), kind: ContainerKind::Regular, image: "i".into() };
         memory.note_started(&own, at(1));
         memory.note_outcome(&own, Outcome::from(Err(refused("ImageInspectError"))), at(1));
-        let again = plan_of(&pod, &memory, Some(&observed), 2);
+        let again = plan_at(&pod, Some(&observed), &memory, at(2));
         assert!(again.actions.contains(&pull("data")));
         memory.note_started(&pull("data"), at(2));
-        assert_eq!(waiting(&plan_of(&pod, &memory, Some(&observed), 2)), told);
+        assert_eq!(waiting(&plan_at(&pod, Some(&observed), &memory, at(2))), told);
     }
 
     #[test]
@@ -277,28 +270,28 @@ mod tests {
         }
         let starts = |memory: &mut PodMemory, containers: Vec<_>, result: Result<(), Failure>, second| {
             let observed = observation(containers);
-            let plan = plan_of(&pod, memory, Some(&observed), second);
+            let plan = plan_at(&pod, Some(&observed), memory, at(second));
             let start = Action::StartContainer(start(&plan).unwrap().clone());
             memory.note_started(&start, at(second));
             memory.note_outcome(&start, Outcome::from(result), at(second));
         };
         starts(&mut memory, Vec::new(), Ok(()), 2);
         let a = || instance(&pod, "a", 0, running());
-        let plan = plan_of(&pod, &memory, Some(&observation(vec![a()])), 3);
+        let plan = plan_at(&pod, Some(&observation(vec![a()])), &memory, at(3));
         assert_eq!((pulls(&plan), started(&plan)), (Vec::new(), vec![("b", 0)]), "what is there serves both");
         starts(&mut memory, vec![a()], Ok(()), 3);
         // The second ends: its image and volume are asked for again, and those of the other are not.
         let ended = observation(vec![a(), instance(&pod, "b", 0, exited(1, 4))]);
-        let plan = plan_of(&pod, &memory, Some(&ended), 60);
+        let plan = plan_at(&pod, Some(&ended), &memory, at(60));
         assert_eq!((pulls(&plan), started(&plan)), (vec!["b", "model"], Vec::new()));
         let own = Action::PullImage { container: "b".into(), kind: ContainerKind::Regular, image: "i".into() };
         memory.note_started(&own, at(60));
         memory.note_outcome(&own, Outcome { image: Some(ReadyImage::default()), ..Outcome::from(Ok(())) }, at(60));
         memory.note_started(&pull("model"), at(60));
-        let plan = plan_of(&pod, &memory, Some(&ended), 61);
+        let plan = plan_at(&pod, Some(&ended), &memory, at(61));
         assert_eq!((pulls(&plan), started(&plan)), (Vec::new(), Vec::new()), "the volume's is under way");
         pulled(&mut memory, "model", Ok(()), 61);
-        assert_eq!(started(&plan_of(&pod, &memory, Some(&ended), 62)), [("b", 1)]);
+        assert_eq!(started(&plan_at(&pod, Some(&ended), &memory, at(62))), [("b", 1)]);
     }
 
     #[test]
@@ -309,11 +302,11 @@ mod tests {
             pulled(&mut memory, volume, Ok(()), 1);
         }
         let observed = observation(Vec::new());
-        let plan = plan_of(&pod, &memory, Some(&observed), 2);
+        let plan = plan_at(&pod, Some(&observed), &memory, at(2));
         let start = Action::StartContainer(start(&plan).unwrap().clone());
         memory.note_started(&start, at(2));
         memory.note_outcome(&start, Outcome::from(Err(refused("CreateContainerError"))), at(2));
-        let plan = plan_of(&pod, &memory, Some(&observed), 3);
+        let plan = plan_at(&pod, Some(&observed), &memory, at(3));
         assert_eq!(pulls(&plan), ["a", "data", "model"]);
     }
 }

@@ -162,13 +162,9 @@ mod tests {
     /// The seconds between the first stops of a pod for which the runtime says each time that it is done, and nothing comes
     /// of it.
     fn pauses(pod: &Pod, observed: &PodObservation, mut memory: PodMemory) -> Vec<i64> {
-        let node =
-            NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
-        let probes = crate::model::probe_results::ProbeResults::default();
         let (mut now, mut stops) = (at(10), Vec::new());
         while stops.len() < 7 {
-            let plan =
-                plan(&PlanInput { pod, observed: Some(observed), memory: &memory, probes: &probes, node: &node, now });
+            let plan = plan_at(pod, Some(observed), &memory, now);
             let is_stop = |a: &Action| matches!(a, Action::StopSandbox { .. } | Action::KillContainer(_));
             let acted = plan.actions.iter().filter(|a| is_stop(a)).count();
             assert!(acted < 2, "{:?}", plan.actions);

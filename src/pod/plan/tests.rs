@@ -97,7 +97,7 @@ pub(super) fn prepared(pod: &Pod) -> PodMemory {
     memory
 }
 
-fn plan_at(pod: &Pod, observed: Option<&PodObservation>, memory: &PodMemory, now: Timestamp) -> Plan {
+pub(super) fn plan_at(pod: &Pod, observed: Option<&PodObservation>, memory: &PodMemory, now: Timestamp) -> Plan {
     let node =
         NodeFacts { host_ips: vec!["192.0.2.1".into()], runtime_name: "containerd".into(), ..NodeFacts::default() };
     plan(&PlanInput { pod, observed, memory, probes: &ProbeResults::default(), node: &node, now })
