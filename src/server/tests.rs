@@ -141,15 +141,6 @@ impl Fixture {
     }
 
     pub(super) async fn connect_as(&self, identity: Option<Identity>) -> TlsStream<TcpStream> {
-        self.connect_offering(identity, &[]).await
-    }
-
-    /// Connects as a client that speaks these protocols.
-    pub(super) async fn connect_offering(
-        &self,
-        identity: Option<Identity>,
-        protocols: &[&[u8]],
-    ) -> TlsStream<TcpStream> {
         let pem = std::fs::read(self.folder.path().join("kubelet.crt")).unwrap();
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem).skip(1) {
@@ -158,11 +149,10 @@ impl Fixture {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let builder = builder.with_root_certificates(roots);
-        let mut config = match identity {
+        let config = match identity {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let stream = TcpStream::connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(ServerName::try_from(NODE).unwrap(), stream).await.unwrap()
@@ -174,7 +164,7 @@ impl Fixture {
         read_all(&mut stream).await
     }
 
-    pub(super) async fn request(&self, method: &str, path: &str, token: Option<&str>) -> String {
+    async fn request(&self, method: &str, path: &str, token: Option<&str>) -> String {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         self.send(None, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n")).await
     }
@@ -323,22 +313,6 @@ async fn what_the_agent_tells_of_itself(
     let answer = server.request(method, path, Some("admin")).await;
     assert_eq!(status(&answer), code, "{answer}");
     assert!(body(&answer).contains(words), "{answer}");
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn what_is_turned_off_says_so() {
-    let change = |c: &mut KubeletConfiguration, _: &std::path::Path| {
-        (c.enable_profiling_handler, c.enable_debug_flags_handler) = (false, false);
-    };
-    let server = Fixture::start(change, Limits::default()).await;
-    for (path, words) in [
-        ("/debug/pprof/cmdline", "profiling endpoint is disabled.\n"),
-        ("/debug/flags/v", "flags endpoint is disabled.\n"),
-    ] {
-        let answer = server.get(path, Some("admin")).await;
-        assert_eq!((status(&answer), body(&answer)), (405, words));
-    }
     server.stop().await;
 }
 
@@ -553,8 +527,13 @@ async fn what_the_agent_shows_of_itself_and_lets_be_changed() {
     let answer = server.send(None, &format!("{head}Content-Length: 1\r\n\r\n7")).await;
     assert_eq!((status(&answer), body(&answer)), (405, "flags endpoint is disabled.\n"));
     assert_eq!(level.load(Ordering::SeqCst), 5);
-    let answer = server.get("/debug/pprof/cmdline", Some("admin")).await;
-    assert_eq!((status(&answer), body(&answer)), (405, "profiling endpoint is disabled.\n"));
+    for (path, words) in [
+        ("/debug/pprof/cmdline", "profiling endpoint is disabled.\n"),
+        ("/debug/flags/v", "flags endpoint is disabled.\n"),
+    ] {
+        let answer = server.get(path, Some("admin")).await;
+        assert_eq!((status(&answer), body(&answer)), (405, words));
+    }
     server.stop().await;
 }
 
