@@ -195,6 +195,13 @@ pub fn program(name: &str) -> PathBuf {
     PathBuf::from(variable("FERROLET_PEER_BIN")).with_file_name(name)
 }
 
+/// kubectl with these arguments, and nothing to read.
+pub fn kubectl(arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program("kubectl"));
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
 /// Where the cluster keeps its files.
 pub fn cluster_folder() -> PathBuf {
     PathBuf::from(variable("FERROLET_CLUSTER"))

@@ -107,11 +107,8 @@ async fn what_a_secret_pulled_is_closed_to_pods_without_for_either_agent() {
     let agent = Agent::start(Kind::Ferrolet).await;
     let registry = Registry::start("joe", "secret").await;
     let namespace = TestNamespace::create("closed-image").await;
-    let auths = json!({"auths": {registry.host(): {"username": "joe", "password": "secret"}}}).to_string();
     for name in ["joe", "copy"] {
-        let object = json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
-            "stringData": {".dockerconfigjson": auths}});
-        namespace.create_object::<Secret>(object).await;
+        namespace.create_object::<Secret>(registry.pull_secret(name)).await;
     }
     let image = registry.image();
     let mut uids = Vec::new();
@@ -143,10 +140,7 @@ async fn what_a_secret_pulled_is_closed_to_pods_without_for_either_agent() {
     wait_started(&namespace, "copied-peer").await;
     // Recorded by the kubelet, and read by the next agent.
     let other = Registry::start("ann", "secret").await;
-    let auths = json!({"auths": {other.host(): {"username": "ann", "password": "secret"}}}).to_string();
-    let object = json!({"metadata": {"name": "ann"}, "type": "kubernetes.io/dockerconfigjson",
-        "stringData": {".dockerconfigjson": auths}});
-    namespace.create_object::<Secret>(object).await;
+    namespace.create_object::<Secret>(other.pull_secret("ann")).await;
     uids.push(uid(&closed_pod(&namespace, "of-peer", &other.image(), "IfNotPresent", Some("ann")).await));
     wait_started(&namespace, "of-peer").await;
     peer.kill().await;
@@ -166,10 +160,7 @@ async fn an_image_is_mounted_as_a_volume_and_one_that_cannot_be_had_says_why() {
     let _agent = Agent::start(Kind::Ferrolet).await;
     let registry = Registry::start("joe", "secret").await;
     let namespace = TestNamespace::create("image-volume").await;
-    let auths = json!({"auths": {registry.host(): {"username": "joe", "password": "secret"}}}).to_string();
-    let secret = json!({"metadata": {"name": "joe"}, "type": "kubernetes.io/dockerconfigjson",
-        "stringData": {".dockerconfigjson": auths}});
-    namespace.create_object::<Secret>(secret).await;
+    namespace.create_object::<Secret>(registry.pull_secret("joe")).await;
     let volume = |name: &str, reference: &str| json!({"name": name, "image": {"reference": reference, "pullPolicy": "IfNotPresent"}});
     let container_of = |name: &str, volumes: &[&str], script: &str| {
         let mounts: Vec<_> = volumes.iter().map(|v| json!({"name": v, "mountPath": format!("/{v}")})).collect();

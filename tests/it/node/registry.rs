@@ -34,6 +34,8 @@ struct Content {
 /// The registry, as long as it is held.
 pub struct Registry {
     host: String,
+    /// A Docker configuration with which it is open.
+    login: String,
     content: Arc<Content>,
     _server: JoinSet<()>,
 }
@@ -68,12 +70,14 @@ impl Registry {
         });
         let mut server = JoinSet::new();
         server.spawn(serve(listener, content.clone()));
-        Registry { host, content, _server: server }
+        let login = json!({"auths": {&host: {"username": user, "password": password}}}).to_string();
+        Registry { host, login, content, _server: server }
     }
 
-    /// Its host and port.
-    pub fn host(&self) -> &str {
-        &self.host
+    /// A pull secret of that name for who may have the image.
+    pub fn pull_secret(&self, name: &str) -> Value {
+        json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": self.login}})
     }
 
     /// The image's name.

@@ -8,14 +8,12 @@ use tokio::process::Command;
 
 use super::harness::*;
 
-fn kubectl(namespace: &TestNamespace, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program("kubectl"));
-    command.args(["-n", &namespace.name]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command
+fn kubectl_in(namespace: &TestNamespace, arguments: &[&str]) -> Command {
+    kubectl(&[&["-n", &namespace.name], arguments].concat())
 }
 
 async fn run(namespace: &TestNamespace, arguments: &[&str]) -> Output {
-    let output = tokio::time::timeout(std::time::Duration::from_secs(60), kubectl(namespace, arguments).output());
+    let output = tokio::time::timeout(std::time::Duration::from_secs(60), kubectl_in(namespace, arguments).output());
     output.await.unwrap_or_else(|_| panic!("kubectl {arguments:?} does not end")).unwrap()
 }
 
@@ -33,7 +31,7 @@ async fn commands_run_in_containers() {
     let pod = namespace.script("p", "sleep 1000", "Always").await;
     namespace.wait_ready("p").await;
     for websockets in ["true", "false"] {
-        let mut command = kubectl(&namespace, &["exec", "-i", "p", "--", "sh", "-c", "cat; echo err >&2; exit 7"]);
+        let mut command = kubectl_in(&namespace, &["exec", "-i", "p", "--", "sh", "-c", "cat; echo err >&2; exit 7"]);
         command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets).stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // More than any buffer holds; its end is told to the command.
@@ -75,13 +73,13 @@ async fn a_container_is_attached_to_and_a_port_forwarded() {
     let container = json!({"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script], "stdin": true});
     let pod = namespace.pod("p", json!({"containers": [container]})).await;
     namespace.wait_ready("p").await;
-    let mut attached = kubectl(&namespace, &["attach", "-i", "p"]);
+    let mut attached = kubectl_in(&namespace, &["attach", "-i", "p"]);
     let mut attached = attached.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     attached.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
     let mut lines = BufReader::new(attached.stdout.take().unwrap()).lines();
     let echoed = async { while lines.next_line().await.unwrap().expect("an echo") != "got hello" {} };
     tokio::time::timeout(std::time::Duration::from_secs(20), echoed).await.unwrap();
-    let mut forward = kubectl(&namespace, &["port-forward", "p", ":8080"]);
+    let mut forward = kubectl_in(&namespace, &["port-forward", "p", ":8080"]);
     let mut forward = forward.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(forward.stdout.take().unwrap()).lines();
     let line = lines.next_line().await.unwrap().unwrap();

@@ -75,12 +75,6 @@ impl Drop for MetricsServer {
     }
 }
 
-fn kubectl(arguments: &[&str]) -> Command {
-    let mut command = Command::new(program("kubectl"));
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
 async fn shown(arguments: &[&str]) -> String {
     let output = kubectl(arguments).output().await.unwrap();
     assert!(output.status.success(), "kubectl {arguments:?}: {output:?}");
