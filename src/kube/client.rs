@@ -25,8 +25,8 @@ pub struct ClientOptions {
     pub qps: f64,
     /// Requests at once before the limit counts (`kubeAPIBurst`, `eventBurst`).
     pub burst: u32,
-    /// Bounds each request with its credentials and its body; none for clients that watch. A request that runs into it gives up its connection and
-    /// is not tried again.
+    /// Bounds each request with its credentials and its body; none for clients that watch. A request that runs into it gives
+    /// up its connection and is not tried again.
     pub timeout: Option<Duration>,
     /// The `User-Agent` header; see [`user_agent`].
     pub user_agent: String,

@@ -2,8 +2,9 @@
 //! unmounts ([`manager`]).
 //!
 //! Must not know of pod workers or the runtime: it is told of a pod and gives paths. It has no long tasks; work that may
-//! block runs on a blocking thread for as long as a call lasts, in bounded places ([`crate::sys::bulkhead`]). What changes in the API is found by whoever watches it,
-//! who calls [`VolumeManager::mount`] again; when tokens must be replaced is in its answer.
+//! block runs on a blocking thread for as long as a call lasts, in bounded places ([`crate::sys::bulkhead`]). What changes in
+//! the API is found by whoever watches it, who calls [`VolumeManager::mount`] again; when tokens must be replaced is in its
+//! answer.
 
 pub mod atomic_writer;
 pub mod counts;
