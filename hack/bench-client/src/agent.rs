@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::Load;
-use crate::figures::{Figures, quantile};
+use crate::figures::{Figures, Stopwatch, quantile};
 
 pub(crate) const NAMESPACE: &str = "bench";
 /// A pod alone, and a burst, that take longer than this are a failure, not a figure.
@@ -212,13 +212,13 @@ impl Bench<'_> {
 
     async fn burst_up(&self, names: &[String], figures: &mut Figures) -> Result<()> {
         let before = self.usage()?.cpu_seconds;
-        let began = Instant::now();
+        let stopwatch = Stopwatch::start()?;
         for name in names {
             self.create(name).await?;
         }
         let ready = self.seen.wait(names, "Ready", |times| times.ready, BURST_LIMIT).await?;
         let last = ready.into_iter().max().context("no pod in the burst")?;
-        figures.set("burst_ready", last.duration_since(began).as_secs_f64());
+        figures.set_burst("burst_ready", &stopwatch.stop(last)?);
         let each: Vec<f64> =
             names.iter().filter_map(|name| self.bound_to_ready(name)).map(|time| time.as_secs_f64()).collect();
         for (name, share) in [("burst_ready_p50", 0.5), ("burst_ready_p99", 0.99)] {
@@ -243,13 +243,13 @@ impl Bench<'_> {
 
     async fn burst_down(&self, names: &[String], figures: &mut Figures) -> Result<()> {
         let before = self.usage()?.cpu_seconds;
-        let began = Instant::now();
+        let stopwatch = Stopwatch::start()?;
         for name in names {
             self.delete(name).await?;
         }
         let gone = self.seen.wait(names, "gone", |times| times.gone, BURST_LIMIT).await?;
         let last = gone.into_iter().max().context("no pod in the burst")?;
-        figures.set("burst_gone", last.duration_since(began).as_secs_f64());
+        figures.set_burst("burst_gone", &stopwatch.stop(last)?);
         figures.set("burst_gone_cpu_seconds", self.usage()?.cpu_seconds - before);
         Ok(())
     }

@@ -17,11 +17,10 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::Load;
 use crate::agent::{self, Seen};
-use crate::figures::Figures;
+use crate::figures::{Figures, Stopwatch, Taken};
 use crate::floor::{Floor, Running};
 
 /// How many pods are handled at a time; the best of these counts.
@@ -49,20 +48,15 @@ pub(crate) async fn measure(endpoint: &str, client: Client, load: &Load) -> Resu
 
 async fn bursts(stub: &Arc<Stub>, pods: &Api<Pod>, load: &Load) -> Result<Figures> {
     let mut figures = Figures::default();
-    let (mut best_ready, mut best_gone) = (f64::MAX, f64::MAX);
     for parallel in PARALLEL {
         let (ready, gone) = burst(stub, pods, load, parallel).await?;
-        figures.set(format!("burst_ready_by_{parallel}"), ready);
-        figures.set(format!("burst_gone_by_{parallel}"), gone);
-        best_ready = best_ready.min(ready);
-        best_gone = best_gone.min(gone);
+        figures.set_burst_by("burst_ready", parallel, &ready);
+        figures.set_burst_by("burst_gone", parallel, &gone);
     }
-    figures.set("burst_ready", best_ready);
-    figures.set("burst_gone", best_gone);
     Ok(figures)
 }
 
-async fn burst(stub: &Arc<Stub>, pods: &Api<Pod>, load: &Load, parallel: usize) -> Result<(f64, f64)> {
+async fn burst(stub: &Arc<Stub>, pods: &Api<Pod>, load: &Load, parallel: usize) -> Result<(Taken, Taken)> {
     let seen = Arc::new(Seen::default());
     // No agent serves it, and the pods are gone before the controllers find that there is no such node.
     let node = format!("no-agent-{parallel}");
@@ -72,19 +66,19 @@ async fn burst(stub: &Arc<Stub>, pods: &Api<Pod>, load: &Load, parallel: usize) 
     tasks.spawn(Arc::clone(stub).serve(agent::newest_version(pods).await?, parallel));
     let names: Vec<String> = (0..load.burst).map(|index| format!("floor-{parallel}-{index}")).collect();
     let measured = async {
-        let began = Instant::now();
+        let stopwatch = Stopwatch::start()?;
         for name in &names {
             agent::create_pod(pods, &node, &load.image, name).await?;
         }
         let ready = seen.wait(&names, "Ready", |times| times.ready, LIMIT).await?;
-        let ready = ready.into_iter().max().context("no pod in the burst")?.duration_since(began);
-        let began = Instant::now();
+        let ready = stopwatch.stop(ready.into_iter().max().context("no pod in the burst")?)?;
+        let stopwatch = Stopwatch::start()?;
         for name in &names {
             agent::delete_pod(pods, name).await?;
         }
         let gone = seen.wait(&names, "gone", |times| times.gone, LIMIT).await?;
-        let gone = gone.into_iter().max().context("no pod in the burst")?.duration_since(began);
-        Ok((ready.as_secs_f64(), gone.as_secs_f64()))
+        let gone = stopwatch.stop(gone.into_iter().max().context("no pod in the burst")?)?;
+        Ok((ready, gone))
     };
     tokio::select! {
         measured = measured => measured,

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use procfs::CurrentSI as _;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// What one run measured, by name; seconds, MiB, or as the name says.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -28,6 +30,20 @@ impl Figures {
         }
     }
 
+    /// What a burst took, as `name` and `name_machine_cpu_seconds`.
+    pub(crate) fn set_burst(&mut self, name: &str, taken: &Taken) {
+        self.set(name, taken.seconds);
+        self.set(format!("{name}_machine_cpu_seconds"), taken.machine_cpu_seconds);
+    }
+
+    /// The same of one of several bursts, with so many pods handled at a time: the fastest is the one that counts.
+    pub(crate) fn set_burst_by(&mut self, name: &str, parallel: usize, taken: &Taken) {
+        self.set(format!("{name}_by_{parallel}"), taken.seconds);
+        if self.0.get(name).is_none_or(|best| taken.seconds < *best) {
+            self.set_burst(name, taken);
+        }
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
@@ -36,6 +52,37 @@ impl Figures {
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(self)?).with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// The beginning of a burst.
+pub(crate) struct Stopwatch {
+    began: Instant,
+    machine_cpu_seconds: f64,
+}
+
+/// What a burst took.
+pub(crate) struct Taken {
+    seconds: f64,
+    /// How long the machine's processors worked meanwhile, for whomever: less at the mercy of a busy host than the time.
+    machine_cpu_seconds: f64,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Result<Self> {
+        Ok(Stopwatch { began: Instant::now(), machine_cpu_seconds: machine_cpu_seconds()? })
+    }
+
+    /// Of a burst that was over at that moment, or a little before it was noticed.
+    pub(crate) fn stop(&self, over: Instant) -> Result<Taken> {
+        let seconds = over.duration_since(self.began).as_secs_f64();
+        Ok(Taken { seconds, machine_cpu_seconds: machine_cpu_seconds()? - self.machine_cpu_seconds })
+    }
+}
+
+fn machine_cpu_seconds() -> Result<f64> {
+    let all = procfs::KernelStats::current()?.total;
+    let busy = all.user + all.nice + all.system + all.irq.unwrap_or_default() + all.softirq.unwrap_or_default();
+    Ok(busy as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// The sample below which the given share of the samples lies (nearest rank; of two middle ones the upper).

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ferrolet::runtime::cri;
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Load;
-use crate::figures::Figures;
+use crate::figures::{Figures, Stopwatch, Taken};
 
 /// How many pods are handled at a time in a burst; the best of these is the floor.
 const PARALLEL: [usize; 4] = [4, 8, 16, 50];
@@ -75,34 +74,29 @@ impl Floor {
         figures.set_samples("serial_ready", &ready);
         figures.set_samples("serial_gone", &gone);
 
-        let (mut best_up, mut best_down) = (Duration::MAX, Duration::MAX);
         for parallel in PARALLEL {
             let (up, down) = self.burst(parallel, load.burst).await?;
-            figures.set(format!("burst_ready_by_{parallel}"), up.as_secs_f64());
-            figures.set(format!("burst_gone_by_{parallel}"), down.as_secs_f64());
-            best_up = best_up.min(up);
-            best_down = best_down.min(down);
+            figures.set_burst_by("burst_ready", parallel, &up);
+            figures.set_burst_by("burst_gone", parallel, &down);
         }
-        figures.set("burst_ready", best_up.as_secs_f64());
-        figures.set("burst_gone", best_down.as_secs_f64());
         Ok(figures)
     }
 
-    async fn burst(&self, parallel: usize, count: usize) -> Result<(Duration, Duration)> {
-        let began = Instant::now();
+    async fn burst(&self, parallel: usize, count: usize) -> Result<(Taken, Taken)> {
+        let stopwatch = Stopwatch::start()?;
         let pods: Vec<Running> = stream::iter(0..count)
             .map(|index| async move { self.up(&format!("burst-{parallel}-{index}")).await })
             .buffer_unordered(parallel)
             .try_collect()
             .await?;
-        let up = began.elapsed();
-        let began = Instant::now();
+        let up = stopwatch.stop(Instant::now())?;
+        let stopwatch = Stopwatch::start()?;
         stream::iter(&pods)
             .map(|running| self.down(running))
             .buffer_unordered(parallel)
             .try_collect::<Vec<()>>()
             .await?;
-        Ok((up, began.elapsed()))
+        Ok((up, stopwatch.stop(Instant::now())?))
     }
 
     /// Boxed, since it holds the messages of three calls.
