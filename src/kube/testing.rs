@@ -90,6 +90,13 @@ impl Exchange {
         self.reply(code, status(code, reason, message).to_string());
     }
 
+    /// There is no such object, as the API server says it.
+    pub(crate) fn missing(self, kind: &str, name: &str) {
+        let mut status = status(404, "NotFound", &format!("{kind} {name:?} not found"));
+        status["details"] = json!({"kind": kind, "name": name});
+        self.reply(404, status.to_string());
+    }
+
     /// No server there.
     pub(crate) fn refuse(self) {
         let _ = self.answer.send(Err(BoxError::from("connection refused")));

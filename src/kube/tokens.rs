@@ -152,13 +152,14 @@ impl TokenManager {
             ..TokenRequest::default()
         };
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), &request.namespace);
-        // The node authorizer learns of a fresh pod within some ten milliseconds: a refusal is asked again for a while.
+        // The API server's node authorizer and its NodeRestriction plugin learn of a fresh pod some ten milliseconds after its
+        // watchers may: a refusal is asked again for a while.
         let deadline = Instant::now() + REFUSED_FOR;
         let mut pause = FIRST_RETRY;
         let answer = loop {
             match api.create_token_request(&request.service_account, &PostParams::default(), &body).await {
                 Ok(answer) => break answer,
-                Err(source) if error::is_forbidden(&source) && Instant::now() + pause < deadline => {
+                Err(source) if may_be_too_early(&source, request) && Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
@@ -186,6 +187,16 @@ impl TokenManager {
             Err(_) => true,
         });
     }
+}
+
+/// Whether this may only say that a part of the API server has not heard of the pod yet.
+fn may_be_too_early(error: &::kube::Error, request: &ServiceAccountTokenRequest) -> bool {
+    let is_of_pod = |error| {
+        let details = error::status(error).and_then(|status| status.details.as_ref());
+        // A lister's answer names the kind, the storage's the resource.
+        details.is_some_and(|d| matches!(d.kind.as_str(), "pod" | "pods") && d.name == request.pod_name)
+    };
+    error::is_forbidden(error) || (error::is_not_found(error) && is_of_pod(error))
 }
 
 impl ServiceAccountTokenRequest {
@@ -309,8 +320,9 @@ mod tests {
         let manager = TokenManager::with_clock(fake.client(), || at(0));
         let wanted = request("p");
         let (token, ()) = tokio::join!(ask(&manager, &wanted), async {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 fake.next().await.status(403, "Forbidden", "no relationship found");
+                fake.next().await.missing("pod", "p");
             }
             grant(fake.next().await, "one", 3607);
         });
@@ -368,7 +380,7 @@ mod tests {
         let manager = TokenManager::new(fake.client());
         let wanted = request("p");
         let (token, ()) = tokio::join!(ask(&manager, &wanted), async {
-            fake.next().await.status(404, "NotFound", "serviceaccounts \"sa\" not found");
+            fake.next().await.missing("serviceaccounts", "sa");
         });
         assert_eq!(token.unwrap_err(), "failed to fetch token: serviceaccounts \"sa\" not found");
     }
