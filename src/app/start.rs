@@ -51,7 +51,7 @@ use crate::config::{Gate, Settings};
 use crate::image::ImageManager;
 use crate::kube::certificates::CertificateHandle;
 use crate::kube::client::{ApiServer, ClientOptions};
-use crate::kube::events::EventRecorder;
+use crate::kube::events::{self, EventRecorder};
 use crate::kube::objects::{ApiObjects, ObjectCache};
 use crate::kube::pods::PodSource;
 use crate::kube::services::ServiceCache;
@@ -255,7 +255,11 @@ pub(super) async fn start(
         let executor = executor.clone();
         Arc::new(move || executor.is_busy())
     };
-    let status_writer = api.as_ref().map(|api| StatusWriter::new(api.client.clone(), busy.clone()));
+    let in_burst: events::Busy = {
+        let executor = executor.clone();
+        Arc::new(move || executor.is_in_burst())
+    };
+    let status_writer = api.as_ref().map(|api| StatusWriter::new(api.client.clone(), busy));
     let (mirror_keeper, mirrors) = api.as_ref().map(|api| MirrorKeeper::new(api.client.clone(), node_owner)).unzip();
     let manager = PodManager::new(PodManagerParts {
         executor,
@@ -281,7 +285,7 @@ pub(super) async fn start(
 
     let token = || cancel.child_token();
     if let Some(task) = event_task {
-        spawn(&mut tasks, "events", task.behind(busy).run(token()));
+        spawn(&mut tasks, "events", task.behind(in_burst).run(token()));
     }
     let client = api.as_ref().map(|api| api.client.clone());
     match api {

@@ -45,6 +45,12 @@ impl Limits {
         self.foreground.lock().free == 0
     }
 
+    /// Whether calls have waited for each other and there was no rest since: unlike [`Limits::is_busy`] this holds through a
+    /// burst of pods, in which now and then a place is free for a moment, to its last call.
+    pub fn is_in_burst(&self) -> bool {
+        self.foreground.lock().in_burst
+    }
+
     /// Waits for the turn of a call that someone waits for.
     pub async fn foreground(&self, turn: Turn) -> Permit {
         Turns::acquire(&self.foreground, turn).await
@@ -92,6 +98,8 @@ struct Turns {
 #[derive(Debug)]
 struct Queues {
     free: usize,
+    /// From when no place was free until all are.
+    in_burst: bool,
     go_on: VecDeque<oneshot::Sender<Permit>>,
     begin: VecDeque<oneshot::Sender<Permit>>,
 }
@@ -118,7 +126,7 @@ impl Drop for Permit {
 
 impl Turns {
     fn new(total: usize) -> Self {
-        let queues = Queues { free: total, go_on: VecDeque::new(), begin: VecDeque::new() };
+        let queues = Queues { free: total, in_burst: false, go_on: VecDeque::new(), begin: VecDeque::new() };
         Turns { total, queues: Mutex::new(queues), idle: Notify::new() }
     }
 
@@ -137,6 +145,7 @@ impl Turns {
                 let mut queues = turns.lock();
                 if queues.free > 0 {
                     queues.free -= 1;
+                    queues.in_burst |= queues.free == 0;
                     return Permit { turns: Some(turns.clone()) };
                 }
                 let (sender, waiter) = oneshot::channel();
@@ -161,6 +170,7 @@ impl Turns {
                 if next.is_none() {
                     permit.turns = None;
                     queues.free += 1;
+                    queues.in_burst &= queues.free < turns.total;
                 }
                 next
             };
@@ -242,6 +252,19 @@ mod tests {
             call(Turn::GoesOn, "goes on"),
         );
         assert_eq!(*order.lock().unwrap(), ["first", "goes on", "second", "third"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_lasts_from_the_first_that_must_wait_to_the_last_call() {
+        let limits = Limits::new(2);
+        let one = limits.foreground(Turn::Begins).await;
+        assert!(!limits.is_in_burst());
+        let two = limits.foreground(Turn::Begins).await;
+        assert!(limits.is_in_burst());
+        drop(one);
+        assert!(limits.is_in_burst() && !limits.is_busy());
+        drop(two);
+        assert!(!limits.is_in_burst());
     }
 
     #[tokio::test(start_paused = true)]

@@ -143,6 +143,11 @@ impl Executor {
         self.limits.is_busy()
     }
 
+    /// Whether many pods start or end at once, from when their calls first waited for each other until none is under way.
+    pub fn is_in_burst(&self) -> bool {
+        self.limits.is_in_burst()
+    }
+
     /// What the runtime holds of a pod.
     pub async fn observe(&self, uid: &PodUid) -> Result<PodObservation, RuntimeError> {
         // All pods are read at once when the agent starts, and when the runtime is back.
