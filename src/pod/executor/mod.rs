@@ -178,7 +178,9 @@ impl Executor {
                 self.collect_container(context, id, container, log_path).await.into()
             }
             Action::CleanUp => self.clean_up(context).await.into(),
-            Action::RemoveRemains => self.remove_remains(context).await.into(),
+            Action::RemoveRemains { sandboxes, containers } => {
+                self.remove_remains(context, sandboxes, containers).await.into()
+            }
             Action::TellBackoff { .. }
             | Action::TellSandboxChanged
             | Action::TellExceededGrace

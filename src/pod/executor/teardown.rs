@@ -21,19 +21,20 @@ impl Executor {
         removed.map_err(|error| Failure::new("FailedRemovePodCgroup", chain(&error)))
     }
 
-    /// Removes the pod's sandboxes with their containers, and its logs.
-    pub(super) async fn remove_remains(&self, context: &PodContext) -> Result<(), Failure> {
-        let uid = &context.key.uid;
-        let observed = self.observe(uid).await;
-        let observed = observed.map_err(|error| Failure::new("ListError", error.to_string()))?;
-        for sandbox in &observed.sandboxes {
-            self.remove_sandbox(&sandbox.id).await?;
+    /// Removes sandboxes with their containers, other containers, and the pod's logs.
+    pub(super) async fn remove_remains(
+        &self,
+        context: &PodContext,
+        sandboxes: &[String],
+        containers: &[String],
+    ) -> Result<(), Failure> {
+        for id in sandboxes {
+            self.remove_sandbox(id).await?;
         }
-        let has_sandbox = |id: &str| observed.sandboxes.iter().any(|sandbox| sandbox.id == id);
-        for container in observed.containers.iter().filter(|container| !has_sandbox(&container.sandbox_id)) {
-            self.remove_container(&container.id).await?;
+        for id in containers {
+            self.remove_container(id).await?;
         }
-        let (logs, uid) = (PathBuf::from(&self.parts.node.pod_logs_dir), uid.clone());
+        let (logs, uid) = (PathBuf::from(&self.parts.node.pod_logs_dir), context.key.uid.clone());
         let removed =
             tokio::task::spawn_blocking(move || remove_logs(&logs, Path::new(translate::LEGACY_LOG_DIRECTORY), &uid))
                 .await;

@@ -70,8 +70,13 @@ pub enum Action {
     },
     /// Unmount the pod's volumes and remove its cgroup.
     CleanUp,
-    /// Remove the pod's sandboxes, containers and logs.
-    RemoveRemains,
+    /// Remove what the runtime still holds of a pod that is gone, and its logs.
+    RemoveRemains {
+        /// The runtime's ids of the sandboxes, which go with their containers.
+        sandboxes: Vec<String>,
+        /// Those of the containers whose sandbox is gone already.
+        containers: Vec<String>,
+    },
     /// Tell by an event that a container waits for its back-off.
     TellBackoff {
         /// The container's name.
@@ -258,7 +263,7 @@ impl Action {
             | Action::KillContainer(_)
             | Action::RemoveContainer { .. }
             | Action::RemoveSandbox { .. }
-            | Action::RemoveRemains => true,
+            | Action::RemoveRemains { .. } => true,
             Action::CreateCgroup
             | Action::ResolveReferences
             | Action::MountVolumes
@@ -290,7 +295,10 @@ impl Action {
     pub fn is_cleaning(&self) -> bool {
         matches!(
             self,
-            Action::RemoveContainer { .. } | Action::RemoveSandbox { .. } | Action::CleanUp | Action::RemoveRemains
+            Action::RemoveContainer { .. }
+                | Action::RemoveSandbox { .. }
+                | Action::CleanUp
+                | Action::RemoveRemains { .. }
         )
     }
 

@@ -485,7 +485,7 @@ impl PodMemory {
                 self.removals.entry(id.clone()).or_default().begin();
             }
             Action::CleanUp => self.clean_up.begin(),
-            Action::RemoveRemains => self.remains.begin(),
+            Action::RemoveRemains { .. } => self.remains.begin(),
             Action::TellBackoff { container, finished_at } => {
                 self.container_mut(container).backoff_told_for = Some(*finished_at);
             }
@@ -560,7 +560,7 @@ impl PodMemory {
                 }
             }
             Action::CleanUp => self.clean_up.end(result.map(|()| Step::Done), now),
-            Action::RemoveRemains => self.remains.end(result.map(|()| Step::Done), now),
+            Action::RemoveRemains { .. } => self.remains.end_unsure(result, now),
             Action::TellBackoff { .. }
             | Action::TellSandboxChanged
             | Action::TellExceededGrace

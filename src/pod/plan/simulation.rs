@@ -402,7 +402,10 @@ impl World {
             }
             Action::RemoveContainer { id, .. } => self.runtime.containers.retain(|c| c.id != *id),
             Action::RemoveSandbox { id } => self.runtime.sandboxes.retain(|s| s.id != *id),
-            Action::RemoveRemains => self.runtime = PodObservation::default(),
+            Action::RemoveRemains { sandboxes, containers } => {
+                self.runtime.sandboxes.retain(|s| !sandboxes.contains(&s.id));
+                self.runtime.containers.retain(|c| !containers.contains(&c.id) && !sandboxes.contains(&c.sandbox_id));
+            }
             Action::PullImage { image, .. } => {
                 let image = ReadyImage { image_ref: image_ref(image), ..ReadyImage::default() };
                 return Outcome { image: Some(image), ..Outcome::from(Ok(())) };

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::Draft;
 use super::action::Action;
 use super::hooks;
-use super::memory::{RetryPolicy, later};
+use super::memory::{RetryPolicy, Step, later};
 use super::stop::{Stop, sandbox_stop_due, stop};
 use super::view::View;
 use crate::model::observation::{ContainerObservation, PodObservation};
@@ -114,11 +114,19 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
     draft.cleaned_up = true;
     // Logs and containers of a pod that merely ended stay until it is deleted.
     if view.memory.removed {
-        if draft.due(view.memory.remains.due(view.now, &CLEAN_UP_RETRY)) {
-            draft.act(Action::RemoveRemains);
+        let was_removed = matches!(view.memory.remains, Step::Ended { .. });
+        draft.forget = was_removed && observed.sandboxes.is_empty() && observed.containers.is_empty();
+        if !draft.forget && draft.due(view.memory.remains.due(view.now, &CLEAN_UP_RETRY)) {
+            draft.act(remove_remains(observed));
         }
-        draft.forget = view.memory.remains.is_done();
     }
+}
+
+fn remove_remains(observed: &PodObservation) -> Action {
+    let sandboxes: Vec<String> = observed.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+    let without_sandbox = observed.containers.iter().filter(|container| !sandboxes.contains(&container.sandbox_id));
+    let containers = without_sandbox.map(|container| container.id.clone()).collect();
+    Action::RemoveRemains { sandboxes, containers }
 }
 
 /// Stops what runs within a grace period. Returns whether anything still does.
