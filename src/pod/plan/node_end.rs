@@ -230,6 +230,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rejected_pod_has_run_before_is_told_even_if_the_runtime_has_lost_it() {
+        let mut before = pod();
+        let shown = json!([{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 2, "state": {"running": {}}}]);
+        before.status.as_mut().unwrap().container_statuses = serde_json::from_value(shown).unwrap();
+        let of_the_api = PodMemory::new(&before, at(0));
+        let mut of_a_mirror = PodMemory::new(&pod(), at(0));
+        of_a_mirror.note_mirror(&before);
+        for mut memory in [of_the_api, of_a_mirror] {
+            memory.note_node_end(&NodeEnd::rejected("OutOfcpu", "too much"), &pod(), at(0));
+            let status = planned(&memory, &PodObservation::default()).status.unwrap();
+            assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+            assert!(status.container_statuses.unwrap()[0].restart_count >= 2);
+        }
+    }
+
+    #[test]
     fn a_preempted_pod_is_told_to_be_disrupted_by_the_node_when_it_has_ended() {
         let mut memory = PodMemory::new(&pod(), at(0));
         memory.note_node_end(&NodeEnd::preempted(), &pod(), at(0));

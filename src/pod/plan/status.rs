@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::backoff;
 use super::conditions::{self, Facts};
 use super::images;
-use super::memory::ContainerMemory;
+use super::memory::{ContainerMemory, starts};
 use super::node_end::NodeEnd;
 use super::phase::phase;
 use super::pod_resources;
@@ -35,6 +35,15 @@ const LOST_AT_END: &str = "The container could not be located when the pod was t
 const LOST_RUNNING: &str =
     "The container could not be located when the pod was deleted.  The container used to be Running";
 
+/// Whether a container of the pod was ever started, as far as the runtime, the published status or a mirror tells.
+fn was_ever_started(view: &View<'_>, observed: &PodObservation) -> bool {
+    let memory = view.memory;
+    let published = [&memory.status.init_container_statuses, &memory.status.container_statuses];
+    !observed.containers.is_empty()
+        || published.into_iter().flatten().flatten().any(|status| starts(status) > 0)
+        || memory.earlier_starts.values().any(|count| *count > 0)
+}
+
 /// The status to publish. `ending`: the pod must end or has; `nothing_runs`: none of its processes can exist any more.
 pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: bool, nothing_runs: bool) -> PodStatus {
     let previous = &view.memory.status;
@@ -44,7 +53,7 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
         return previous.clone();
     }
     let node_end = view.memory.node_end.as_ref().filter(|_| nothing_runs && !was_terminal);
-    if let Some(end) = node_end.filter(|end| end.is_rejection() && observed.containers.is_empty()) {
+    if let Some(end) = node_end.filter(|end| end.is_rejection() && !was_ever_started(view, observed)) {
         return end.status_of_rejected(view.pod, previous, view.memory.first_seen);
     }
     let mut init = container_statuses(view, observed, ContainerKind::Init, previous.init_container_statuses.as_deref());
@@ -405,6 +414,12 @@ fn without_instance(
             ..ContainerStateTerminated::default()
         };
         status.state = Some(ApiState { terminated: Some(terminated), ..ApiState::default() });
+    }
+    if let Some(earlier) = view.memory.earlier_starts.get(&container.name) {
+        // What a mirror told is told on: a later agent may have nothing else to count from. An end counts as a start there.
+        let has_ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
+        let count = i32::try_from(*earlier).unwrap_or(i32::MAX) - i32::from(has_ended);
+        status.restart_count = status.restart_count.max(count);
     }
     status
 }

@@ -445,8 +445,38 @@ fn the_restarts_of_a_static_pod_go_on_from_its_mirror() {
     assert_eq!(started(&plan), [("c", 3)]);
     memory.status = plan.status.clone().unwrap();
     assert_eq!(started(&plan_at(&pod, Some(&observation(vec![])), &memory, at(3))), [("c", 3)], "it is counted once");
+
+    // Later agents learn it from the mirror as well, whether or not the container was started meanwhile.
+    for _ in 0..2 {
+        let shown = PodStatus { container_statuses: memory.status.container_statuses.clone(), ..PodStatus::default() };
+        memory = prepared(&pod);
+        memory.note_mirror(&Pod { status: Some(shown), ..pod.clone() });
+        let plan = plan_at(&pod, Some(&observation(vec![])), &memory, at(5));
+        assert_eq!((started(&plan).as_slice(), container(&plan, "c").restart_count), (&[("c", 3)][..], 3));
+        memory.status = plan.status.clone().unwrap();
+    }
+
+    let mut memory = prepared(&pod);
+    memory.note_mirror(&mirror);
     let up = plan_at(&pod, Some(&observation(vec![instance(&pod, "c", 2, running())])), &memory, at(4));
     assert_eq!(container(&up, "c").restart_count, 2, "what still runs was not started again");
+}
+
+#[test]
+fn an_end_that_is_taken_for_granted_does_not_count_up_with_each_agent() {
+    let pod = pod_of(json!({
+        "initContainers": [{"name": "init", "image": "i"}], "containers": [{"name": "c", "image": "i"}],
+    }));
+    let mut mirror = pod.clone();
+    for _ in 0..3 {
+        let mut memory = prepared(&pod);
+        memory.note_mirror(&mirror);
+        let plan = plan_at(&pod, Some(&observation(vec![instance(&pod, "c", 0, running())])), &memory, at(5));
+        let init = &status(&plan).init_container_statuses.as_ref().unwrap()[0];
+        let has_ended = init.state.as_ref().unwrap().terminated.is_some();
+        assert!(has_ended && init.restart_count == 0, "{init:?}");
+        mirror.status = plan.status;
+    }
 }
 
 #[test]
