@@ -50,8 +50,8 @@ async fn bursts(stub: &Arc<Stub>, pods: &Api<Pod>, load: &Load) -> Result<Figure
     let mut figures = Figures::default();
     for parallel in PARALLEL {
         let (ready, gone) = burst(stub, pods, load, parallel).await?;
-        figures.set_burst_by("burst_ready", parallel, &ready);
-        figures.set_burst_by("burst_gone", parallel, &gone);
+        figures.set_burst(&format!("burst_ready_by_{parallel}"), &ready);
+        figures.set_burst(&format!("burst_gone_by_{parallel}"), &gone);
     }
     Ok(figures)
 }

@@ -9,6 +9,9 @@ use procfs::CurrentSI as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+/// What the name of a time ends in where it is that of the machine's processors.
+const MACHINE: &str = "_machine_cpu_seconds";
+
 /// What one run measured, by name; seconds, MiB, or as the name says.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -33,14 +36,22 @@ impl Figures {
     /// What a burst took, as `name` and `name_machine_cpu_seconds`.
     pub(crate) fn set_burst(&mut self, name: &str, taken: &Taken) {
         self.set(name, taken.seconds);
-        self.set(format!("{name}_machine_cpu_seconds"), taken.machine_cpu_seconds);
+        self.set(format!("{name}{MACHINE}"), taken.machine_cpu_seconds);
     }
 
-    /// The same of one of several bursts, with so many pods handled at a time: the fastest is the one that counts.
-    pub(crate) fn set_burst_by(&mut self, name: &str, parallel: usize, taken: &Taken) {
-        self.set(format!("{name}_by_{parallel}"), taken.seconds);
-        if self.0.get(name).is_none_or(|best| taken.seconds < *best) {
-            self.set_burst(name, taken);
+    /// Makes the fastest of several bursts, of which each was set as `name_by_N`, the one that counts.
+    pub(crate) fn choose_burst(&mut self, name: &str) {
+        let by = format!("{name}_by_");
+        let is_time = |figure: &str| figure.strip_prefix(&by).is_some_and(|n| n.parse::<usize>().is_ok());
+        let times = self.0.iter().filter(|(figure, _)| is_time(figure));
+        let Some((best, seconds)) =
+            times.min_by(|a, b| a.1.total_cmp(b.1)).map(|(figure, time)| (figure.clone(), *time))
+        else {
+            return;
+        };
+        self.set(name, seconds);
+        if let Some(machine) = self.0.get(&format!("{best}{MACHINE}")).copied() {
+            self.set(format!("{name}{MACHINE}"), machine);
         }
     }
 
@@ -72,7 +83,7 @@ impl Stopwatch {
         Ok(Stopwatch { began: Instant::now(), machine_cpu_seconds: machine_cpu_seconds()? })
     }
 
-    /// Of a burst that was over at that moment, or a little before it was noticed.
+    /// Of a burst that was over at that moment; it may be noticed a little later.
     pub(crate) fn stop(&self, over: Instant) -> Result<Taken> {
         let seconds = over.duration_since(self.began).as_secs_f64();
         Ok(Taken { seconds, machine_cpu_seconds: machine_cpu_seconds()? - self.machine_cpu_seconds })

@@ -76,8 +76,8 @@ impl Floor {
 
         for parallel in PARALLEL {
             let (up, down) = self.burst(parallel, load.burst).await?;
-            figures.set_burst_by("burst_ready", parallel, &up);
-            figures.set_burst_by("burst_gone", parallel, &down);
+            figures.set_burst(&format!("burst_ready_by_{parallel}"), &up);
+            figures.set_burst(&format!("burst_gone_by_{parallel}"), &down);
         }
         Ok(figures)
     }

@@ -119,13 +119,8 @@ fn medians(raw: &BTreeMap<String, Vec<Figures>>) -> Medians {
 /// A floor is the best of several numbers of pods handled at a time, each by its median: the best of single bursts would be
 /// the luckiest, which no median of an agent's bursts can match.
 fn with_best_burst((subject, mut figures): (String, Figures)) -> (String, Figures) {
-    for burst in ["burst_ready", "burst_gone"] {
-        let by = format!("{burst}_by_");
-        let best = figures.0.iter().filter(|(name, _)| name.starts_with(&by)).map(|(_, value)| *value).reduce(f64::min);
-        if let Some(best) = best {
-            figures.set(burst, best);
-        }
-    }
+    figures.choose_burst("burst_ready");
+    figures.choose_burst("burst_gone");
     (subject, figures)
 }
 
