@@ -255,9 +255,9 @@ pub(super) async fn start(
         let executor = executor.clone();
         Arc::new(move || executor.is_busy())
     };
-    let in_burst: events::Busy = {
+    let in_burst: events::BusySince = {
         let executor = executor.clone();
-        Arc::new(move || executor.is_in_burst())
+        Arc::new(move || executor.in_burst_since())
     };
     let status_writer = api.as_ref().map(|api| StatusWriter::new(api.client.clone(), busy));
     let (mirror_keeper, mirrors) = api.as_ref().map(|api| MirrorKeeper::new(api.client.clone(), node_owner)).unzip();

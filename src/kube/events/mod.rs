@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 
-pub use self::sender::{Busy, EventSender};
+pub use self::sender::{BusySince, EventSender};
 use crate::model::pod::ContainerKind;
 use crate::model::{EventType, Timestamp, clock};
 

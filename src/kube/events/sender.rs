@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::QUEUE;
 use super::correlator::{Correlator, Decision};
 use crate::kube::error;
 use crate::model::clock;
@@ -23,19 +24,18 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// What is queued at the end is written for that long.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// For how long events wait while the machine is busy; they go on at their usual rate after that.
+/// For how long events wait when the machine has become busy; they go on at their usual rate after that.
 const DEFERENCE: Duration = Duration::from_secs(10);
 /// How often it is asked whether the machine is still busy.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// Tells whether the machine has more urgent things to do; must not block.
-pub type Busy = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Tells since when the machine has more urgent things to do, if it has; must not block.
+pub type BusySince = Arc<dyn Fn() -> Option<Instant> + Send + Sync>;
 
 /// Writes recorded events to the API, to be run as a task.
 pub struct EventSender {
     client: Client,
-    busy: Busy,
-    busy_since: Option<Instant>,
+    busy_since: BusySince,
     queue: mpsc::Receiver<Event>,
     correlator: Correlator,
     lost: u64,
@@ -49,28 +49,20 @@ enum Outcome {
 
 impl EventSender {
     pub(super) fn new(client: Client, queue: mpsc::Receiver<Event>) -> Self {
-        let busy: Busy = Arc::new(|| false);
-        EventSender { client, busy, busy_since: None, queue, correlator: Correlator::new(), lost: 0 }
+        let busy_since: BusySince = Arc::new(|| None);
+        EventSender { client, busy_since, queue, correlator: Correlator::new(), lost: 0 }
     }
 
     /// Lets events wait for a moment while the machine is busy: a burst of pods makes several events each, whose writing would
     /// take from the processors what the pods' start needs.
     #[must_use]
-    pub fn behind(self, busy: Busy) -> Self {
-        EventSender { busy, ..self }
+    pub fn behind(self, busy_since: BusySince) -> Self {
+        EventSender { busy_since, ..self }
     }
 
-    /// Waits while the machine is busy, for a while.
-    async fn defer(&mut self) {
-        loop {
-            if !(self.busy)() {
-                self.busy_since = None;
-                return;
-            }
-            let since = *self.busy_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= DEFERENCE {
-                return;
-            }
+    /// Waits while the machine is busy, for a while, and as long as there is room for the events that come.
+    async fn defer(&self) {
+        while (self.busy_since)().is_some_and(|since| since.elapsed() < DEFERENCE) && self.queue.len() < QUEUE / 2 {
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -78,6 +70,7 @@ impl EventSender {
     /// Writes until cancelled or until no recorder is left. While the API server is away it holds on to the event at hand, and
     /// the recorders' queue fills.
     pub async fn run(mut self, cancel: CancellationToken) {
+        let mut at_hand = None;
         loop {
             // Both arms are cancel-safe.
             let event = tokio::select! {
@@ -86,13 +79,24 @@ impl EventSender {
             };
             let Some(event) = event else { return };
             let decision = self.correlator.correlate(event, clock::now());
+            // Cancel-safe: a wait.
+            tokio::select! {
+                () = cancel.cancelled() => {
+                    at_hand = Some(decision);
+                    break;
+                }
+                () = self.defer() => {}
+            }
             // A write that is cut off is at worst not counted; the process ends.
             tokio::select! {
                 () = cancel.cancelled() => break,
-                () = async { self.defer().await; self.deliver(decision).await } => {}
+                () = self.deliver(decision) => {}
             }
         }
         let _ = tokio::time::timeout(LAST_WORDS, async {
+            if let Some(decision) = at_hand {
+                self.attempt(&decision).await;
+            }
             while let Ok(event) = self.queue.try_recv() {
                 let decision = self.correlator.correlate(event, clock::now());
                 self.attempt(&decision).await;
@@ -164,7 +168,7 @@ fn is_namespace_ending(error: &::kube::Error) -> bool {
 mod tests {
     use tokio::task::JoinSet;
 
-    use super::super::{EventRecorder, QUEUE, node_reference};
+    use super::super::{EventRecorder, node_reference};
     use super::*;
     use crate::kube::testing::{Exchange, FakeApi};
     use crate::model::EventType;
@@ -283,15 +287,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn events_let_a_busy_machine_go_first_but_not_for_ever() {
-        let (_recorder, sender) = EventRecorder::new(FakeApi::new().client(), "n");
-        let mut sender = sender.behind(Arc::new(|| true));
-        let began = Instant::now();
+        let (recorder, sender) = EventRecorder::new(FakeApi::new().client(), "n");
+        let busy_since_now = |sender: EventSender| {
+            let began = Instant::now();
+            (sender.behind(Arc::new(move || Some(began))), began)
+        };
+        let (sender, began) = busy_since_now(sender);
         sender.defer().await;
         assert!(began.elapsed() >= DEFERENCE && began.elapsed() < DEFERENCE + GLANCE * 2);
         sender.defer().await;
         assert!(began.elapsed() < DEFERENCE + GLANCE * 2, "the next one does not wait again");
-        let mut sender = sender.behind(Arc::new(|| false));
+
+        let (sender, began) = busy_since_now(sender);
+        (0..QUEUE / 2).for_each(|n| record(&recorder, &format!("m{n}")));
         sender.defer().await;
-        assert_eq!(sender.busy_since, None);
+        assert_eq!(began.elapsed(), Duration::ZERO, "none may be lost for it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_busy_machine_is_among_the_last_words() {
+        let mut fake = FakeApi::new();
+        let (recorder, sender) = EventRecorder::new(fake.client(), "n1");
+        let (began, cancel) = (Instant::now(), CancellationToken::new());
+        let sender = sender.behind(Arc::new(move || Some(began)));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sender.run(cancel.clone()));
+        record(&recorder, "one");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(fake.waiting().is_none());
+        cancel.cancel();
+        let last = fake.next().await;
+        assert_eq!(last.body()["message"], "one");
+        accept(last);
+        tasks.join_all().await;
     }
 }

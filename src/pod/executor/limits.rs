@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
 
 /// A stop that takes longer than this no longer counts: it waits for a process to end rather than for a processor.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_millis(400);
@@ -45,10 +46,10 @@ impl Limits {
         self.foreground.lock().free == 0
     }
 
-    /// Whether calls have waited for each other and there was no rest since: unlike [`Limits::is_busy`] this holds through a
-    /// burst of pods, in which now and then a place is free for a moment, to its last call.
-    pub fn is_in_burst(&self) -> bool {
-        self.foreground.lock().in_burst
+    /// Since when no place was free, if there was no rest since: unlike [`Limits::is_busy`] this holds through a burst of pods,
+    /// in which now and then a place is free for a moment, to its last call.
+    pub fn in_burst_since(&self) -> Option<Instant> {
+        self.foreground.lock().in_burst_since
     }
 
     /// Waits for the turn of a call that someone waits for.
@@ -98,8 +99,8 @@ struct Turns {
 #[derive(Debug)]
 struct Queues {
     free: usize,
-    /// From when no place was free until all are.
-    in_burst: bool,
+    /// When the last place was taken, until all are free again.
+    in_burst_since: Option<Instant>,
     go_on: VecDeque<oneshot::Sender<Permit>>,
     begin: VecDeque<oneshot::Sender<Permit>>,
 }
@@ -126,7 +127,7 @@ impl Drop for Permit {
 
 impl Turns {
     fn new(total: usize) -> Self {
-        let queues = Queues { free: total, in_burst: false, go_on: VecDeque::new(), begin: VecDeque::new() };
+        let queues = Queues { free: total, in_burst_since: None, go_on: VecDeque::new(), begin: VecDeque::new() };
         Turns { total, queues: Mutex::new(queues), idle: Notify::new() }
     }
 
@@ -145,7 +146,9 @@ impl Turns {
                 let mut queues = turns.lock();
                 if queues.free > 0 {
                     queues.free -= 1;
-                    queues.in_burst |= queues.free == 0;
+                    if queues.free == 0 {
+                        queues.in_burst_since.get_or_insert_with(Instant::now);
+                    }
                     return Permit { turns: Some(turns.clone()) };
                 }
                 let (sender, waiter) = oneshot::channel();
@@ -170,7 +173,9 @@ impl Turns {
                 if next.is_none() {
                     permit.turns = None;
                     queues.free += 1;
-                    queues.in_burst &= queues.free < turns.total;
+                    if queues.free == turns.total {
+                        queues.in_burst_since = None;
+                    }
                 }
                 next
             };
@@ -205,7 +210,7 @@ mod tests {
         futures::future::join_all((0..10).map(|_| call())).await;
         assert_eq!(most.load(Ordering::SeqCst), 2);
 
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let slow = limits.patient(Turn::GoesOn, STOP_PATIENCE, tokio::time::sleep(Duration::from_secs(30)));
         let also_slow = limits.patient(Turn::GoesOn, STOP_PATIENCE, tokio::time::sleep(Duration::from_secs(30)));
         let quick = async {
@@ -220,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_goes_last_but_not_never() {
         let limits = Limits::new(1);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let permit = limits.foreground(Turn::Begins).await;
         assert!(limits.is_busy());
         let background = limits.background(async { began.elapsed() });
@@ -255,16 +260,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_lasts_from_the_first_that_must_wait_to_the_last_call() {
+    async fn a_burst_lasts_from_when_no_place_is_free_to_the_last_call() {
         let limits = Limits::new(2);
         let one = limits.foreground(Turn::Begins).await;
-        assert!(!limits.is_in_burst());
+        assert_eq!(limits.in_burst_since(), None);
+        let began = Instant::now();
         let two = limits.foreground(Turn::Begins).await;
-        assert!(limits.is_in_burst());
+        tokio::time::advance(Duration::from_secs(1)).await;
         drop(one);
-        assert!(limits.is_in_burst() && !limits.is_busy());
-        drop(two);
-        assert!(!limits.is_in_burst());
+        assert!(!limits.is_busy());
+        let three = limits.foreground(Turn::Begins).await;
+        assert_eq!(limits.in_burst_since(), Some(began));
+        drop((two, three));
+        assert_eq!(limits.in_burst_since(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::file_work::FileWork;
 use self::hooks::container_kind;
@@ -143,9 +145,9 @@ impl Executor {
         self.limits.is_busy()
     }
 
-    /// Whether many pods start or end at once, from when their calls first waited for each other until none is under way.
-    pub fn is_in_burst(&self) -> bool {
-        self.limits.is_in_burst()
+    /// Since when many pods start or end at once; none if they do not.
+    pub fn in_burst_since(&self) -> Option<Instant> {
+        self.limits.in_burst_since()
     }
 
     /// What the runtime holds of a pod.
