@@ -193,8 +193,8 @@ impl TokenManager {
 fn may_be_too_early(error: &::kube::Error, request: &ServiceAccountTokenRequest) -> bool {
     let is_of_pod = |error| {
         let details = error::status(error).and_then(|status| status.details.as_ref());
-        // A lister's answer names the kind, the storage's the resource.
-        details.is_some_and(|d| matches!(d.kind.as_str(), "pod" | "pods") && d.name == request.pod_name)
+        // So a cache names it. The storage, which knows, speaks of `pods`.
+        details.is_some_and(|d| d.kind == "pod" && d.name == request.pod_name)
     };
     error::is_forbidden(error) || (error::is_not_found(error) && is_of_pod(error))
 }
