@@ -248,9 +248,7 @@ impl CgroupManager {
 
     /// Where a pod's cgroup may be, one path for each QoS class, by the driver's naming; none without a tree.
     pub fn pod_cgroup_candidates(&self, uid: &PodUid) -> Vec<String> {
-        let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
-        let names = classes.into_iter().filter_map(|class| self.inner.pod_name(uid, class));
-        names.map(|name| name.path(self.inner.settings.driver)).collect()
+        self.inner.pod_names(uid).iter().map(|name| name.path(self.inner.settings.driver)).collect()
     }
 
     /// The cgroups of the QoS classes, by the driver's naming; none without a tree.
@@ -338,6 +336,13 @@ impl CgroupManager {
         Ok(())
     }
 
+    /// Kills what is left of one of a pod's containers: all that is in those cgroups below the pod's whose name holds the
+    /// container's id, as runtimes name them.
+    pub async fn kill_container(&self, uid: &PodUid, id: &str) -> Result<(), CgroupError> {
+        let (names, id) = (self.inner.pod_names(uid), id.to_owned());
+        self.blocking(move |inner| inner.tree.kill_below(&names, &id)).await
+    }
+
     /// All pods whose cgroup is there in any hierarchy.
     pub async fn pods(&self) -> Result<Vec<FoundPod>, CgroupError> {
         self.blocking(|inner| inner.pods()).await
@@ -371,6 +376,12 @@ impl CgroupManager {
 }
 
 impl Inner {
+    /// Where a pod's cgroup may be; none without a tree.
+    fn pod_names(&self, uid: &PodUid) -> Vec<CgroupName> {
+        let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+        classes.into_iter().filter_map(|class| self.pod_name(uid, class)).collect()
+    }
+
     fn pod_name(&self, uid: &PodUid, class: QosClass) -> Option<CgroupName> {
         self.settings.cgroups_per_qos.then(|| self.names.pod(uid, class)).flatten()
     }

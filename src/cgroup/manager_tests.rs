@@ -304,6 +304,21 @@ async fn left_over_processes_are_killed_frozen_ones_too() {
 }
 
 #[tokio::test]
+async fn of_one_container_alone_what_is_left_is_killed() {
+    let kernel = FakeKernel::v1();
+    let manager = ready(&kernel).await;
+    manager.ensure_pod(&pod("u1", "", "")).await.unwrap();
+    for (container, pid) in [("c1", 4242), ("cri-containerd-c1.scope", 4243), ("c2", 4244)] {
+        let container = format!("memory/kubepods/besteffort/podu1/{container}");
+        (&kernel as &dyn Kernel).mkdir(&kernel.path(&container)).unwrap();
+        kernel.put(&container, &[pid]);
+    }
+    manager.kill_container(&PodUid::from("u1"), "c1").await.unwrap();
+    assert_eq!(kernel.killed(), [4242, 4243]);
+    manager.kill_container(&PodUid::from("absent"), "c1").await.unwrap();
+}
+
+#[tokio::test]
 async fn on_v2_the_kernel_kills_the_whole_subtree_at_once() {
     let kernel = FakeKernel::v2();
     let manager = ready(&kernel).await;

@@ -132,6 +132,17 @@ impl Tree {
         Ok(children)
     }
 
+    /// Kills the processes in those children of the cgroups whose directory's name holds `part`, and below.
+    pub(super) fn kill_below(&self, names: &[CgroupName], part: &str) -> Result<(), CgroupError> {
+        let mut directories = Vec::new();
+        for directory in names.iter().flat_map(|name| self.directories(name)) {
+            let holds = |child: &PathBuf| child.file_name().is_some_and(|name| name.to_string_lossy().contains(part));
+            directories.extend(self.children(&directory)?.into_iter().filter(holds));
+        }
+        self.kill_all(names, &directories);
+        Ok(())
+    }
+
     fn kill_all(&self, names: &[CgroupName], directories: &[PathBuf]) {
         let mut pids = BTreeSet::new();
         for directory in directories {

@@ -100,6 +100,11 @@ impl RuntimeError {
         self.code() == Code::DeadlineExceeded
     }
 
+    /// Whether something else must happen first, such as the end of a process.
+    pub fn is_failed_precondition(&self) -> bool {
+        self.code() == Code::FailedPrecondition
+    }
+
     /// Whether the runtime does not know the call.
     pub fn is_unimplemented(&self) -> bool {
         self.code() == Code::Unimplemented

@@ -32,7 +32,7 @@ impl Executor {
             self.remove_sandbox(id).await?;
         }
         for id in containers {
-            self.remove_container(id).await?;
+            self.remove_container(context, id).await?;
         }
         let (logs, uid) = (PathBuf::from(&self.parts.node.pod_logs_dir), context.key.uid.clone());
         let removed =
@@ -66,7 +66,7 @@ impl Executor {
         container: &str,
         log_path: &str,
     ) -> Result<(), Failure> {
-        self.remove_container(id).await?;
+        self.remove_container(context, id).await?;
         let directory = translate::container_log_directory(&self.parts.node.pod_logs_dir, &context.key, container);
         let link = PathBuf::from(translate::legacy_log_link(&context.key, container, id));
         let log = PathBuf::from(log_path);
@@ -81,11 +81,19 @@ impl Executor {
             .map_err(|message| Failure::new("RemoveLogsError", message))
     }
 
-    pub(super) async fn remove_container(&self, id: &str) -> Result<(), Failure> {
-        match self.limits.background(self.parts.runtime.remove_container(id)).await {
-            Err(error) if !error.is_not_found() => Err(Failure::new("RemoveContainerError", error.to_string())),
-            _ => Ok(()),
+    /// Removes a container that does not run. A start that was cut off, as by the end of an agent, can leave a process of which
+    /// the runtime's own state knows nothing, and which it neither stops nor removes: it is killed, for the next try.
+    async fn remove_container(&self, context: &PodContext, id: &str) -> Result<(), Failure> {
+        let error = match self.limits.background(self.parts.runtime.remove_container(id)).await {
+            Err(error) if !error.is_not_found() => error,
+            _ => return Ok(()),
+        };
+        if error.is_failed_precondition()
+            && let Err(error) = self.parts.cgroups.kill_container(&context.key.uid, id).await
+        {
+            tracing::warn!(pod = %context.key, container = id, error = chain(&error), "what is left of a container cannot be killed");
         }
+        Err(Failure::new("RemoveContainerError", error.to_string()))
     }
 }
 
