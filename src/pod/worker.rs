@@ -401,6 +401,11 @@ impl Worker {
         self.pod = input.pod;
         let uid = |mirror: &Arc<Pod>| PodKey::of(mirror).uid;
         let before = std::mem::replace(&mut self.mirror, input.mirror);
+        // One that comes now was left by an earlier agent and is only now listed: a manifest is not kept waiting for the API.
+        if let (None, Some(mirror)) = (&before, self.mirror.as_ref().filter(|mirror| mirror::shows(mirror, &self.pod)))
+        {
+            self.memory.note_mirror(mirror);
+        }
         if let (Some(before), Some(writer)) = (before.as_ref().map(uid), &self.status_writer)
             && self.mirror.as_ref().map(uid).as_ref() != Some(&before)
         {

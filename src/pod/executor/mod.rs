@@ -180,7 +180,10 @@ impl Executor {
                 self.collect_container(context, id, container, log_path).await.into()
             }
             Action::CleanUp => self.clean_up(context).await.into(),
-            Action::RemoveRemains { sandboxes, containers } => {
+            Action::RemoveRemains { sandboxes, containers, repeated } => {
+                if *repeated {
+                    warn!(pod = %context.key, ?sandboxes, ?containers, "the runtime still holds what it said it had removed");
+                }
                 self.remove_remains(context, sandboxes, containers).await.into()
             }
             Action::TellBackoff { .. }

@@ -76,6 +76,8 @@ pub enum Action {
         sandboxes: Vec<String>,
         /// Those of the containers whose sandbox is gone already.
         containers: Vec<String>,
+        /// The runtime has said before that it did so.
+        repeated: bool,
     },
     /// Tell by an event that a container waits for its back-off.
     TellBackoff {

@@ -290,11 +290,13 @@ pub struct PodMemory {
     pub earlier_starts: BTreeMap<String, u32>,
 }
 
-/// How often a container was started as its status tells. What is waiting has been counted already.
+/// How often a container was started as its status tells. What is waiting has been counted already, but for a first end after
+/// which nothing could be started yet.
 pub(super) fn starts(status: &ContainerStatus) -> u32 {
     let count = u32::try_from(status.restart_count).unwrap_or(0);
     let ran = status.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
-    if ran { count.saturating_add(1) } else { count }
+    let has_ended_once = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+    if ran { count.saturating_add(1) } else { count.max(u32::from(has_ended_once)) }
 }
 
 impl PodMemory {

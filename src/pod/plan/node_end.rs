@@ -237,11 +237,21 @@ mod tests {
         let of_the_api = PodMemory::new(&before, at(0));
         let mut of_a_mirror = PodMemory::new(&pod(), at(0));
         of_a_mirror.note_mirror(&before);
-        for mut memory in [of_the_api, of_a_mirror] {
+        let rejected = |mut memory: PodMemory| {
             memory.note_node_end(&NodeEnd::rejected("OutOfcpu", "too much"), &pod(), at(0));
             let status = planned(&memory, &PodObservation::default()).status.unwrap();
             assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
-            assert!(status.container_statuses.unwrap()[0].restart_count >= 2);
+            status
+        };
+        let count = |status: &PodStatus| status.container_statuses.as_ref().unwrap()[0].restart_count;
+        // That it was lost while it ran counts as its restart.
+        assert_eq!(count(&rejected(of_the_api)), 3);
+        let mut status = rejected(of_a_mirror);
+        for _ in 0..2 {
+            assert_eq!(count(&status), 2, "each agent tells the same");
+            let mut next = PodMemory::new(&pod(), at(0));
+            next.note_mirror(&Pod { status: Some(status), ..pod() });
+            status = rejected(next);
         }
     }
 

@@ -64,6 +64,8 @@ pub(super) fn pod_status(view: &View<'_>, observed: &PodObservation, ending: boo
     if ending && nothing_runs {
         mark_lost(view, &mut init, &mut regular);
     }
+    tell_earlier_starts(view, &mut init);
+    tell_earlier_starts(view, &mut regular);
     let sandbox = usable_sandbox(view.spec, observed);
     let has_run = sandbox.is_ok_and(|s| {
         let started =
@@ -415,13 +417,19 @@ fn without_instance(
         };
         status.state = Some(ApiState { terminated: Some(terminated), ..ApiState::default() });
     }
-    if let Some(earlier) = view.memory.earlier_starts.get(&container.name) {
-        // What a mirror told is told on: a later agent may have nothing else to count from. An end counts as a start there.
-        let has_ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
+    status
+}
+
+/// What a mirror told of containers that the runtime no longer knows is told on: a later agent may have nothing else to count
+/// from.
+fn tell_earlier_starts(view: &View<'_>, statuses: &mut [ContainerStatus]) {
+    for status in statuses.iter_mut().filter(|status| status.container_id.is_none()) {
+        let Some(earlier) = view.memory.earlier_starts.get(&status.name) else { continue };
+        // Of one that has ended the last start is the one that is shown.
+        let has_ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
         let count = i32::try_from(*earlier).unwrap_or(i32::MAX) - i32::from(has_ended);
         status.restart_count = status.restart_count.max(count);
     }
-    status
 }
 
 /// A container that should be started and cannot be is waiting, with the first cause.

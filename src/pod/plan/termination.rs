@@ -117,16 +117,16 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
         let was_removed = matches!(view.memory.remains, Step::Ended { .. });
         draft.forget = was_removed && observed.sandboxes.is_empty() && observed.containers.is_empty();
         if !draft.forget && draft.due(view.memory.remains.due(view.now, &CLEAN_UP_RETRY)) {
-            draft.act(remove_remains(observed));
+            draft.act(remove_remains(observed, was_removed));
         }
     }
 }
 
-fn remove_remains(observed: &PodObservation) -> Action {
+fn remove_remains(observed: &PodObservation, repeated: bool) -> Action {
     let sandboxes: Vec<String> = observed.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
     let without_sandbox = observed.containers.iter().filter(|container| !sandboxes.contains(&container.sandbox_id));
     let containers = without_sandbox.map(|container| container.id.clone()).collect();
-    Action::RemoveRemains { sandboxes, containers }
+    Action::RemoveRemains { sandboxes, containers, repeated }
 }
 
 /// Stops what runs within a grace period. Returns whether anything still does.

@@ -370,14 +370,17 @@ fn a_deleted_pod_ends_in_order_and_is_deleted_last() {
     let plan = plan_at(&pod, Some(&observed), &memory, at(14));
     assert!(plan.deletable && !plan.forget);
     memory.note_removed(&pod, at(15));
-    let remove = Action::RemoveRemains { sandboxes: vec!["s0".into()], containers: vec!["c-1".into()] };
+    let (sandboxes, containers) = (vec!["s0".to_owned()], vec!["c-1".to_owned()]);
+    let remove =
+        Action::RemoveRemains { sandboxes: sandboxes.clone(), containers: containers.clone(), repeated: false };
     let sandbox_id = "gone".to_owned();
     observed.containers.push(ContainerObservation { sandbox_id, ..instance(&pod, "c", 1, exited(0, 12)) });
     assert_eq!(plan_at(&pod, Some(&observed), &memory, at(15)).actions, std::slice::from_ref(&remove));
     memory.note_started(&remove, at(15));
     memory.note_outcome(&remove, Outcome::from(Ok(())), at(16));
     let plan = plan_at(&pod, Some(&observed), &memory, at(17));
-    assert_eq!((plan.forget, plan.actions), (false, vec![remove]), "the runtime has not done what it said");
+    let again = Action::RemoveRemains { sandboxes, containers, repeated: true };
+    assert_eq!((plan.forget, plan.actions), (false, vec![again]), "the runtime has not done what it said");
     assert!(plan_at(&pod, Some(&PodObservation::default()), &memory, at(17)).forget);
 }
 
