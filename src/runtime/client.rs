@@ -46,6 +46,7 @@ impl ClientSettings {
 pub struct RuntimeClient {
     containers: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    channel: Channel,
     container_endpoint: Arc<str>,
     image_endpoint: Arc<str>,
     timeout: Duration,
@@ -85,8 +86,9 @@ impl RuntimeClient {
             None => channel.clone(),
         };
         Ok(RuntimeClient {
-            containers: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            containers: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             images: ImageServiceClient::new(image_channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            channel,
             container_endpoint: settings.runtime_endpoint.as_str().into(),
             image_endpoint: own_images.unwrap_or(&settings.runtime_endpoint).into(),
             timeout: settings.request_timeout,
@@ -101,6 +103,11 @@ impl RuntimeClient {
     /// The deadline of most calls.
     pub fn request_timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The connection to the runtime itself.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub(super) fn container_service(&self) -> RuntimeServiceClient<Channel> {

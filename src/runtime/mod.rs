@@ -12,6 +12,7 @@
 mod cache;
 pub mod client;
 mod connect;
+mod containerd;
 pub mod error;
 mod events;
 mod image_client;

@@ -1,12 +1,16 @@
 //! Removing what a pod leaves on the node.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Executor, PodContext};
 use crate::kube::error::chain;
 use crate::model::pod::PodUid;
 use crate::pod::plan::Failure;
-use crate::runtime::translate;
+use crate::runtime::{RuntimeError, translate};
+
+/// How long the runtime is given to see that a process has ended which was killed behind its back.
+const END_OF_LEFTOVER: Duration = Duration::from_millis(200);
 
 impl Executor {
     /// Unmounts the volumes, removes the pod's directory and its cgroup.
@@ -21,18 +25,18 @@ impl Executor {
         removed.map_err(|error| Failure::new("FailedRemovePodCgroup", chain(&error)))
     }
 
-    /// Removes sandboxes with their containers, other containers, and the pod's logs.
+    /// Removes containers, sandboxes with theirs, and the pod's logs.
     pub(super) async fn remove_remains(
         &self,
         context: &PodContext,
         sandboxes: &[String],
         containers: &[String],
     ) -> Result<(), Failure> {
-        for id in sandboxes {
-            self.remove_sandbox(id).await?;
-        }
         for id in containers {
             self.remove_container(context, id).await?;
+        }
+        for id in sandboxes {
+            self.remove_sandbox(id).await?;
         }
         let (logs, uid) = (PathBuf::from(&self.parts.node.pod_logs_dir), context.key.uid.clone());
         let removed =
@@ -81,19 +85,30 @@ impl Executor {
             .map_err(|message| Failure::new("RemoveLogsError", message))
     }
 
-    /// Removes a container that does not run. A start that was cut off, as by the end of an agent, can leave a process of which
-    /// the runtime's own state knows nothing, and which it neither stops nor removes: it is killed, for the next try.
+    /// Removes a container that does not run.
     async fn remove_container(&self, context: &PodContext, id: &str) -> Result<(), Failure> {
-        let error = match self.limits.background(self.parts.runtime.remove_container(id)).await {
-            Err(error) if !error.is_not_found() => error,
-            _ => return Ok(()),
-        };
-        if error.is_failed_precondition()
-            && let Err(error) = self.parts.cgroups.kill_container(&context.key.uid, id).await
-        {
-            tracing::warn!(pod = %context.key, container = id, error = chain(&error), "what is left of a container cannot be killed");
+        let mut removed = self.limits.background(self.parts.runtime.remove_container(id)).await;
+        if removed.as_ref().is_err_and(RuntimeError::is_failed_precondition) {
+            self.end_leftover_task(context, id).await;
+            removed = self.limits.background(self.parts.runtime.remove_container(id)).await;
         }
-        Err(Failure::new("RemoveContainerError", error.to_string()))
+        match removed {
+            Err(error) if !error.is_not_found() => Err(Failure::new("RemoveContainerError", error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what a start that was cut off, as by the end of an agent, can leave of a container: a process of which the runtime's
+    /// own state knows nothing, and which it neither stops nor removes. What fails is tried again with the removal.
+    async fn end_leftover_task(&self, context: &PodContext, id: &str) {
+        tracing::info!(pod = %context.key, container = id, "ending what a start that was cut off has left");
+        if let Err(error) = self.parts.cgroups.kill_container(&context.key.uid, id).await {
+            tracing::warn!(pod = %context.key, container = id, error = chain(&error), "it cannot be killed");
+        }
+        tokio::time::sleep(END_OF_LEFTOVER).await;
+        if let Err(error) = self.parts.runtime.delete_task(id).await {
+            tracing::warn!(pod = %context.key, container = id, %error, "its task cannot be deleted");
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub enum Action {
     RemoveRemains {
         /// The runtime's ids of the sandboxes, which go with their containers.
         sandboxes: Vec<String>,
-        /// Those of the containers whose sandbox is gone already.
+        /// Those of the containers that have to go by themselves, and first: their sandbox is gone, or they never ran.
         containers: Vec<String>,
         /// The runtime has said before that it did so.
         repeated: bool,

@@ -6,9 +6,10 @@ use super::Draft;
 use super::action::Action;
 use super::hooks;
 use super::memory::{RetryPolicy, Step, later};
+use super::restart::was_cut_off;
 use super::stop::{Stop, sandbox_stop_due, stop};
 use super::view::View;
-use crate::model::observation::{ContainerObservation, PodObservation};
+use crate::model::observation::{ContainerObservation, ContainerState, PodObservation};
 use crate::model::pod::{self, ContainerKind};
 use crate::model::{SignedDuration, Timestamp};
 
@@ -124,8 +125,14 @@ pub(super) fn plan(view: &View<'_>, termination: &Termination, draft: &mut Draft
 
 fn remove_remains(observed: &PodObservation, repeated: bool) -> Action {
     let sandboxes: Vec<String> = observed.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
-    let without_sandbox = observed.containers.iter().filter(|container| !sandboxes.contains(&container.sandbox_id));
-    let containers = without_sandbox.map(|container| container.id.clone()).collect();
+    // What was left of a start would keep the runtime from removing its sandbox.
+    let never_ran = |container: &ContainerObservation| match &container.state {
+        ContainerState::Created => true,
+        ContainerState::Exited(exit) => was_cut_off(exit),
+        ContainerState::Running { .. } | ContainerState::Unknown => false,
+    };
+    let alone = observed.containers.iter().filter(|c| never_ran(c) || !sandboxes.contains(&c.sandbox_id));
+    let containers = alone.map(|container| container.id.clone()).collect();
     Action::RemoveRemains { sandboxes, containers, repeated }
 }
 

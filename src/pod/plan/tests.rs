@@ -385,6 +385,30 @@ fn a_deleted_pod_ends_in_order_and_is_deleted_last() {
 }
 
 #[test]
+fn what_a_start_that_was_cut_off_has_left_goes_before_its_sandbox() {
+    let pod = simple();
+    let mut memory = prepared(&pod);
+    memory.note_removed(&pod, at(10));
+    memory.clean_up = Step::Done;
+    let cut_off = ContainerState::Exited(Exit {
+        started_at: None,
+        finished_at: at(5),
+        code: 128,
+        reason: "StartError".into(),
+        message: "failed to get task pid: context canceled".into(),
+    });
+    let containers = [(0, exited(0, 3)), (1, cut_off), (2, ContainerState::Created)];
+    let mut observed = observation(containers.map(|(count, state)| instance(&pod, "c", count, state)).into());
+    observed.sandboxes[0].ready = false;
+    let actions = plan_at(&pod, Some(&observed), &memory, at(10)).actions;
+    let [Action::RemoveRemains { sandboxes, containers, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(
+        (sandboxes.as_slice(), containers.as_slice()),
+        (&["s0".to_owned()][..], &["c-1".to_owned(), "c-2".into()][..])
+    );
+}
+
+#[test]
 fn a_shorter_grace_period_brings_a_stop_forward() {
     let mut pod = simple();
     let mut memory = prepared(&pod);
